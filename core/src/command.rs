@@ -1,0 +1,66 @@
+//! What a client asks for and what it is told, in no protocol's words.
+//!
+//! Dialects make [`Command`]s from frames and frames from [`Outcome`]s. A command is executed by
+//! its conversation's home, wherever the connection lives.
+
+use bytes::Bytes;
+use compact_str::CompactString;
+
+use crate::error::Refusal;
+use crate::event::Stored;
+use crate::ids::{ConnId, Conversation, ConvKey, DeviceId, ShardId, UserId};
+
+/// Where an outcome goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The connection's shard.
+    pub shard: ShardId,
+    /// The connection.
+    pub conn: ConnId,
+}
+
+/// A request for a conversation's home.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Who waits for the outcome.
+    pub origin: Origin,
+    /// The conversation it is about.
+    pub conversation: Conversation,
+    /// Its key, computed once.
+    pub key: ConvKey,
+    /// Who asks: the user of the connection's token.
+    pub sender: UserId,
+    /// From which device.
+    pub device: DeviceId,
+    /// The client's own id of the message; empty: no dedup.
+    pub client_id: CompactString,
+    /// What is asked.
+    pub action: Action,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Store and deliver a message.
+    Send {
+        /// Sender's time, if given.
+        sender_ms: Option<i64>,
+        /// What was sent, as the sender's dialect has it.
+        content: Bytes,
+        /// The sender has other devices that want a copy (a dialect with `echo_to_own_devices`).
+        copies: bool,
+    },
+}
+
+/// What the connection is told.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The connection.
+    pub conn: ConnId,
+    /// The client's own id of the message.
+    pub client_id: CompactString,
+    /// Bytes of content that the request carried, given back to admission.
+    pub content_bytes: u32,
+    /// The result.
+    pub result: Result<Stored, Refusal>,
+}

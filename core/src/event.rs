@@ -1,0 +1,419 @@
+//! The contract of a shard: what goes in ([`Input`]) and what comes out ([`Effects`]).
+//!
+//! Two closed types, and one rule: [`crate::Shard::handle`] takes one input and appends to the
+//! effects of the open turn. The driver gathers many inputs into a turn, then
+//!
+//! 1. performs `effects.now` (writes, closes, routes, answers) at once,
+//! 2. answers `effects.loads` with [`Input::Loaded`], in the same turn if memory suffices,
+//! 3. hands `effects.entries` to the log as one unit, under the number `effects.turn`,
+//! 4. performs `effects.held` when that number is durable, and tells the shard
+//!    [`Input::Durable`]; turns become durable in order. A turn with held effects but without
+//!    entries is released when the turns before it are.
+//!
+//! At most two turns are on their way to the disk; meanwhile the open turn gathers.
+
+use bytes::Bytes;
+use compact_str::CompactString;
+use std::ops::Range;
+
+use crate::command::{Command, Outcome};
+use crate::ids::{ConnId, ConvKey, Conversation, DedupKey, DeviceId, MessageId, ShardId, UserId};
+use crate::record::{Page, Record};
+use crate::session::Hello;
+
+/// The time of a turn, read once by the driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    /// Microseconds from an arbitrary start; never goes back. Timers use it.
+    pub mono_us: u64,
+    /// Milliseconds since 1970; may jump. Records, tokens and ids use it.
+    pub wall_ms: u64,
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection whose upgrade request was accepted and which now lives on this shard: its
+    /// user's home, or any shard for a refused one. Nothing has been answered yet.
+    Opened { conn: ConnId, hello: Box<Hello> },
+    /// A whole WebSocket message; `bytes` may be changed in place. Text is valid UTF-8.
+    Message { conn: ConnId, binary: bool, bytes: &'a mut [u8] },
+    /// The connection is gone (or is being closed by the driver); its id may be reused after this.
+    Closed { conn: ConnId },
+    /// Another shard sent this. FIFO for each sender.
+    Routed { from: ShardId, routed: Routed },
+    /// `shard` has drained this many of our deliveries since the process began.
+    LinkDrained { shard: ShardId, deliveries: u64, bytes: u64 },
+    /// All turns up to this one are durable.
+    Durable { turn: u64 },
+    /// The answer to a load.
+    Loaded { id: LoadId, loaded: Loaded },
+    /// The control plane asks; the answer leaves as [`Answer`].
+    Control { id: ControlId, operation: Operation },
+    /// The process drains: cursors are written now, no new requests will come.
+    Drain,
+    /// Time has passed. The driver sends one per turn and whenever [`crate::Shard::next_timer_us`]
+    /// says so.
+    Tick,
+}
+
+/// One turn.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// The turn's number; from 1, one more for each handed to the log. Set by the driver.
+    pub turn: u64,
+    /// Shows nothing that is not durable: may leave at the end of the turn.
+    pub now: Outputs,
+    /// Shows state of this turn or of one before it: leaves when this turn is durable.
+    pub held: Outputs,
+    /// What the log must hold before `held` may leave.
+    pub entries: Vec<Entry>,
+    /// Bytes that `entries` point into.
+    pub entry_bytes: Vec<u8>,
+    /// What the shard needs to know to go on.
+    pub loads: Vec<(LoadId, Load)>,
+}
+
+impl Effects {
+    /// Nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.now.is_empty()
+            && self.held.is_empty()
+            && self.entries.is_empty()
+            && self.loads.is_empty()
+    }
+
+    /// Empties it for reuse; capacities stay.
+    pub fn clear(&mut self) {
+        self.now.clear();
+        self.held.clear();
+        self.entries.clear();
+        self.entry_bytes.clear();
+        self.loads.clear();
+    }
+}
+
+/// Effects that leave together, in the order of their vectors.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Bytes that `writes` point into; a fan-out shares them.
+    pub arena: Vec<u8>,
+    /// Bytes for connections, frames and handshake answers alike; in order for each connection.
+    pub writes: Vec<Write>,
+    /// Connections to close, after their writes.
+    pub closes: Vec<Close>,
+    /// For other shards, in order for each. Never to the own one.
+    pub routes: Vec<(ShardId, Routed)>,
+    /// For the control plane.
+    pub answers: Vec<(ControlId, Answer)>,
+}
+
+impl Outputs {
+    /// Nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+            && self.closes.is_empty()
+            && self.routes.is_empty()
+            && self.answers.is_empty()
+    }
+
+    /// Empties it for reuse; capacities stay.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.writes.clear();
+        self.closes.clear();
+        self.routes.clear();
+        self.answers.clear();
+    }
+}
+
+/// Bytes for one connection.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// To whom. The driver drops it when that connection is gone.
+    pub conn: ConnId,
+    /// In [`Outputs::arena`].
+    pub range: Range<u32>,
+}
+
+/// End of a connection.
+#[derive(Clone, Debug)]
+pub struct Close {
+    /// Whose.
+    pub conn: ConnId,
+    /// How.
+    pub how: CloseHow,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseHow {
+    /// A close frame with this code and reason, after what was written before.
+    Frame { code: u16, reason: &'static str },
+    /// The upgrade was refused: the HTTP answer has been written, the socket ends after it.
+    Http,
+}
+
+/// What the log stores. One turn's entries become durable together or not at all.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// One message: its record in `log`, its id in `ids`, and its recognition in `dedup`.
+    Message { conversation: ConvKey, record: Box<MessageEntry> },
+    /// A conversation's full name, with its first message.
+    Conversation { key: ConvKey, conversation: Conversation },
+    /// A user.
+    User { user: UserId, row: UserRow },
+    /// A device of a user.
+    Device { user: UserId, device: DeviceId, row: DeviceRow },
+    /// The device makes room for another.
+    DeviceGone { user: UserId, device: DeviceId },
+    /// How far a device has acknowledged.
+    Cursor { user: UserId, conversation: ConvKey, device: DeviceId, position: Position },
+    /// The user has a device that has not acknowledged `seq` of this conversation.
+    Mark { user: UserId, conversation: ConvKey, seq: u64 },
+    /// Every device of the user has acknowledged everything in it.
+    MarkGone { user: UserId, conversation: ConvKey },
+    /// Ids up to this second (inclusive) may be used by this shard.
+    IdLease { shard: ShardId, second: u32 },
+}
+
+/// A message as the log gets it. Ranges are in [`Effects::entry_bytes`].
+#[derive(Clone, Debug)]
+pub struct MessageEntry {
+    /// Position in the conversation, from 1.
+    pub seq: u64,
+    /// The server's id.
+    pub id: MessageId,
+    /// Server time, ms since 1970.
+    pub time_ms: u64,
+    /// Sender's time, if it gave one.
+    pub sender_ms: Option<i64>,
+    /// Countable messages of the conversation up to this one.
+    pub countable: u64,
+    /// Who sent it.
+    pub sender: UserId,
+    /// From which device.
+    pub device: DeviceId,
+    /// The sender's own id of it; may be empty.
+    pub client_id: CompactString,
+    /// What was sent, as the sender's dialect had it.
+    pub content: Range<u32>,
+    /// Where a resend finds it; `None` without a client id.
+    pub dedup: Option<DedupKey>,
+}
+
+impl MessageEntry {
+    /// The same as a record, with `entry_bytes` of the effects it came in.
+    pub fn record<'a>(&'a self, entry_bytes: &'a [u8]) -> Record<'a> {
+        Record {
+            seq: self.seq,
+            id: self.id,
+            time_ms: self.time_ms,
+            sender_ms: self.sender_ms,
+            countable: self.countable,
+            sender: self.sender.as_str(),
+            dialect: self.device.dialect,
+            device: &self.device.name,
+            client_id: &self.client_id,
+            content: &entry_bytes[self.content.start as usize..self.content.end as usize],
+        }
+    }
+}
+
+/// What is stored of a user.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UserRow {
+    /// When it was created, ms since 1970.
+    pub created_ms: u64,
+    /// Profile fields as the HTTP API has them: name, avatar, … A JSON object, opaque to the core.
+    pub profile: String,
+}
+
+/// What is stored of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceRow {
+    /// First connect, ms since 1970.
+    pub created_ms: u64,
+    /// Latest connect known, ms since 1970, exact to [`crate::limits::DEVICE_SEEN_MS`].
+    pub seen_ms: u64,
+}
+
+/// How far a device has acknowledged one conversation.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    /// Everything up to and including this seq.
+    pub acked: u64,
+    /// Ranges above it, `first..=last`, ascending, disjoint, not touching; at most
+    /// [`crate::limits::CURSOR_RANGES_MAX`].
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// Names a load until its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LoadId(pub u32);
+
+/// A question to the log. Answers show committed records only.
+#[derive(Clone, Debug)]
+pub enum Load {
+    /// A conversation before its first command since it was evicted. `expected` is its full name
+    /// where the asker knows it: another name under the same key is a hash collision, and fatal.
+    Conversation { key: ConvKey, expected: Option<Conversation> },
+    /// Is this a resend?
+    Dedup { key: DedupKey },
+    /// A user's row and devices.
+    User { user: UserId },
+    /// A page of the user's inbox marks, in key order, behind `after`.
+    Inbox { user: UserId, after: Option<ConvKey>, limit: u32 },
+    /// The cursors of all devices of a user in one conversation.
+    Cursors { user: UserId, conversation: ConvKey },
+    /// Records `from..=to`, as many as fit into `bytes`, at least one if there is one.
+    Page { conversation: ConvKey, from: u64, to: u64, bytes: u32 },
+}
+
+/// The answer to a [`Load`], variant for variant.
+#[derive(Debug)]
+pub enum Loaded {
+    /// See [`Load::Conversation`]; boxed, because it is rare.
+    Conversation(Box<ConversationLoaded>),
+    /// The first result under this key, if there is one.
+    Dedup(Option<Stored>),
+    /// See [`Load::User`].
+    User(Box<UserLoaded>),
+    /// See [`Load::Inbox`]; fewer than asked for means that there are no more.
+    Inbox(Vec<InboxMark>),
+    /// See [`Load::Cursors`].
+    Cursors(Vec<(DeviceId, Position)>),
+    /// See [`Load::Page`].
+    Page(Page),
+}
+
+/// What is known of a conversation.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ConversationLoaded {
+    /// Its full name; `None` when it has no message yet.
+    pub conversation: Option<Conversation>,
+    /// The last record's seq; 0 when there is none.
+    pub head: u64,
+    /// The last record's time, ms.
+    pub time_ms: u64,
+    /// The last record's count of countable messages.
+    pub countable: u64,
+    /// The members' inbox marks (seq), the smaller member's first.
+    pub marks: [Option<u64>; 2],
+    /// Whether the members are users at all, the smaller one first.
+    pub exists: [bool; 2],
+}
+
+/// What is known of a user.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UserLoaded {
+    /// `None`: there is no such user.
+    pub row: Option<UserRow>,
+    /// All devices, in key order.
+    pub devices: Vec<(DeviceId, DeviceRow)>,
+}
+
+/// A conversation in which a device of the user may have something to get.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InboxMark {
+    /// Which.
+    pub conversation: ConvKey,
+    /// The seq that the mark was put for.
+    pub seq: u64,
+    /// The last record's seq.
+    pub head: u64,
+    /// The cursors of all the user's devices there.
+    pub cursors: Vec<(DeviceId, Position)>,
+}
+
+/// Where a message went: the sender's receipt, and what a resend gets again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// The server's id.
+    pub id: MessageId,
+    /// Position in its conversation.
+    pub seq: u64,
+    /// Server time, ms since 1970.
+    pub time_ms: u64,
+}
+
+/// What shards say to each other. Each variant says which bound of the mesh holds it (`links.rs`).
+#[derive(Clone, Debug)]
+pub enum Routed {
+    /// To the conversation's home. Bounded by admission at the connection's shard.
+    Command(Box<Command>),
+    /// Back to the connection's shard: the command's outcome. Bounded by its command.
+    Outcome(Box<Outcome>),
+    /// To a member's home: a durable message. Bounded by the link; beyond it becomes a head.
+    Deliver(Box<Deliver>),
+    /// To a member's home: records `from..=head` are in the log. One per conversation and link.
+    Head { user: UserId, conversation: ConvKey, from: u64, head: u64 },
+    /// To the conversation's home: this user's connected devices have stood at `seq` for
+    /// [`crate::limits::SETTLE_MS`]; `all`: so have the others. One per conversation at a time.
+    Settled { user: UserId, conversation: ConvKey, seq: u64, all: bool },
+    /// Back to the user's home: every delivery up to `seq` has been sent before this.
+    Noted { user: UserId, conversation: ConvKey, seq: u64 },
+}
+
+/// A durable message on its way to a member's home.
+#[derive(Clone, Debug)]
+pub struct Deliver {
+    /// The member whose home it goes to.
+    pub user: UserId,
+    /// Where it stands.
+    pub conversation: ConvKey,
+    /// Receipt data.
+    pub stored: Stored,
+    /// Sender's time, if it gave one.
+    pub sender_ms: Option<i64>,
+    /// Countable messages up to this one.
+    pub countable: u64,
+    /// Who sent it.
+    pub sender: UserId,
+    /// From which device.
+    pub device: DeviceId,
+    /// The sender's own id of it.
+    pub client_id: CompactString,
+    /// The content, shared by all the shards that get it.
+    pub content: Bytes,
+}
+
+impl Deliver {
+    /// The same as a record.
+    pub fn record(&self) -> Record<'_> {
+        Record {
+            seq: self.stored.seq,
+            id: self.stored.id,
+            time_ms: self.stored.time_ms,
+            sender_ms: self.sender_ms,
+            countable: self.countable,
+            sender: self.sender.as_str(),
+            dialect: self.device.dialect,
+            device: &self.device.name,
+            client_id: &self.client_id,
+            content: &self.content,
+        }
+    }
+}
+
+/// Names a question of the control plane until its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ControlId(pub u64);
+
+/// What the control plane asks of a user's home.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Create a user, or replace its profile (a JSON object, checked by the asker).
+    PutUser { user: UserId, profile: String },
+    /// Read a user.
+    GetUser { user: UserId },
+}
+
+/// What the control plane is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The user, durable; `created` by this operation.
+    User { row: UserRow, created: bool },
+    /// There is no such user.
+    NoSuchUser,
+}

@@ -1,0 +1,81 @@
+//! Every maximum of the core, with its reason, and the relations between them.
+//!
+//! Nothing else in the workspace defines a limit on what a client may cause.
+
+/// User and group ids (protocols/README.md, *Identities on the wire*).
+pub const USER_ID_BYTES_MAX: usize = 64;
+/// Device ids: no dialect sends more than a UUID or a phone's serial number.
+pub const DEVICE_ID_BYTES_MAX: usize = 128;
+/// Client message ids: imboy takes 40; the other dialects' are no longer than this.
+pub const CLIENT_ID_BYTES_MAX: usize = 64;
+/// Content of one message (protocols/README.md, *Limits*).
+pub const CONTENT_BYTES_MAX: usize = 64 << 10;
+/// One WebSocket message, its fragments together.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The upgrade request's head.
+pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
+/// Time for the whole of the upgrade request to arrive.
+pub const HANDSHAKE_MS_MAX: u64 = 10_000;
+/// Connections of one user; the next is refused with 429.
+pub const USER_CONNECTIONS_MAX: usize = 32;
+/// Devices of one user; the longest unseen makes room.
+pub const USER_DEVICES_MAX: usize = 32;
+/// A device unseen for so long is forgotten.
+pub const DEVICE_FORGOTTEN_MS: u64 = 90 * 24 * 3_600_000;
+/// A device's row is written at a connect only when its last-seen time is older than this.
+pub const DEVICE_SEEN_MS: u64 = 3_600_000;
+/// Requests of one connection that are not answered yet; then its data frames wait.
+pub const CONNECTION_REQUESTS_MAX: u32 = 64;
+/// Undecodable frames in a row before the connection is closed with 1008.
+pub const UNDECODABLE_MAX: u8 = 32;
+/// Requests taken from sockets of a shard and not yet answered; then sockets are not read.
+pub const SHARD_REQUESTS_MAX: u32 = 16_384;
+/// The same, in bytes of content.
+pub const SHARD_REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Commands that wait for one conversation to be loaded; the next is told *try again*.
+pub const CONVERSATION_WAITERS_MAX: usize = 64;
+/// Messages sent to a device and not acknowledged; then the connection is in pull mode.
+pub const WINDOW_MESSAGES: u32 = 1024;
+/// The same, in bytes of frames.
+pub const WINDOW_BYTES: u64 = 256 << 10;
+/// Acknowledged ranges above a device's position in one conversation; then pull mode.
+pub const CURSOR_RANGES_MAX: usize = 32;
+/// Pull mode waits for this much room, or for [`PULL_DELAY_MS`], so that a page carries more than
+/// one message.
+pub const PULL_ROOM_MESSAGES: u32 = WINDOW_MESSAGES / 8;
+/// How long pull mode lets acknowledgements gather when there is little room.
+pub const PULL_DELAY_MS: u64 = 20;
+/// One read of the log (also the least that a page holds: one record).
+pub const PAGE_BYTES: u32 = 64 << 10;
+/// Connections of a shard that catch up at the same time; the others wait in order of arrival.
+pub const CATCH_UPS_MAX: usize = 256;
+/// Inbox marks read at a time while a user connects.
+pub const INBOX_PAGE: u32 = 256;
+/// A dirty cursor is written after this time at the latest.
+pub const CURSOR_FLUSH_MS: u64 = 1_000;
+/// All devices must have stood at the head for this long before the inbox mark is deleted.
+pub const SETTLE_MS: u64 = 5_000;
+/// Deliveries under way from one shard to another; then only heads are kept.
+pub const LINK_DELIVERIES_MAX: u64 = 4_096;
+/// The same, in bytes.
+pub const LINK_BYTES_MAX: u64 = 8 << 20;
+/// Seconds that an id lease reaches ahead.
+pub const ID_LEASE_S: u32 = 60;
+/// Entries that one open turn gathers while two turns are on their way to the disk.
+pub const TURN_BYTES_MAX: usize = 4 << 20;
+/// Conversations that a shard keeps in memory before it evicts those at rest.
+pub const CONVERSATIONS_MAX: usize = 1 << 20;
+/// How long a resend is recognised.
+pub const DEDUP_KEPT_MS: u64 = 7 * 24 * 3_600_000;
+
+const _: () = {
+    // The largest content fits into a message with a kilobyte for the names around it, twice.
+    assert!(CONTENT_BYTES_MAX * 2 + 2048 <= MESSAGE_BYTES_MAX);
+    // One record of the largest content is more than a page: pages hold at least one record.
+    assert!(PAGE_BYTES as usize >= CONTENT_BYTES_MAX);
+    // A page never holds more than the window, so that pull mode reads what it may send.
+    assert!(PAGE_BYTES as u64 <= WINDOW_BYTES);
+    assert!(PULL_ROOM_MESSAGES >= 1);
+    // All requests of one connection together fit into the shard's share.
+    assert!(CONNECTION_REQUESTS_MAX < SHARD_REQUESTS_MAX);
+};

@@ -1,0 +1,115 @@
+//! A stored message as the core sees it, and pages of them.
+//!
+//! How a record lies on disk is the storage crate's business (storage/FORMAT.md).
+
+use std::ops::Range;
+
+use crate::ids::{Dialect, MessageId};
+
+/// One message of a conversation's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record<'a> {
+    /// Position in the conversation, from 1, gapless.
+    pub seq: u64,
+    /// The server's id.
+    pub id: MessageId,
+    /// Server time, ms since 1970; never before the previous record's.
+    pub time_ms: u64,
+    /// Sender's time, if it gave one.
+    pub sender_ms: Option<i64>,
+    /// Countable messages of the conversation up to this one.
+    pub countable: u64,
+    /// User id of who sent it.
+    pub sender: &'a str,
+    /// The dialect that `content` is written in.
+    pub dialect: Dialect,
+    /// The sending device, in that dialect.
+    pub device: &'a str,
+    /// The sender's own id of it; may be empty.
+    pub client_id: &'a str,
+    /// What was sent, byte for byte.
+    pub content: &'a [u8],
+}
+
+/// Records of one conversation in ascending order, in one buffer.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    bytes: Vec<u8>,
+    heads: Vec<Head>,
+}
+
+/// A record's fixed part; the ranges are in `Page::bytes`.
+#[derive(Clone, Debug)]
+struct Head {
+    seq: u64,
+    id: MessageId,
+    time_ms: u64,
+    sender_ms: Option<i64>,
+    countable: u64,
+    dialect: Dialect,
+    /// Ends of sender, device, client id and content, which follow each other from `start`.
+    start: u32,
+    ends: [u32; 4],
+}
+
+impl Page {
+    /// Appends a copy of `record`.
+    pub fn push(&mut self, record: &Record<'_>) {
+        assert!(self.heads.last().is_none_or(|last| last.seq < record.seq));
+        let start = self.bytes.len() as u32;
+        let parts = [
+            record.sender.as_bytes(),
+            record.device.as_bytes(),
+            record.client_id.as_bytes(),
+            record.content,
+        ];
+        let mut ends = [0; 4];
+        for (part, end) in parts.iter().zip(&mut ends) {
+            self.bytes.extend_from_slice(part);
+            *end = self.bytes.len() as u32;
+        }
+        let Record { seq, id, time_ms, sender_ms, countable, dialect, .. } = *record;
+        self.heads.push(Head { seq, id, time_ms, sender_ms, countable, dialect, start, ends });
+    }
+
+    /// How many records.
+    pub fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// No record.
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// Bytes of the records' variable parts.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The record at `index`.
+    pub fn get(&self, index: usize) -> Option<Record<'_>> {
+        let head = self.heads.get(index)?;
+        let part = |range: Range<u32>| &self.bytes[range.start as usize..range.end as usize];
+        // The parts were copied from `str`s by `push`.
+        let text = |range| std::str::from_utf8(part(range)).expect("copied from a str");
+        let [sender, device, client_id, content] = head.ends;
+        Some(Record {
+            seq: head.seq,
+            id: head.id,
+            time_ms: head.time_ms,
+            sender_ms: head.sender_ms,
+            countable: head.countable,
+            sender: text(head.start..sender),
+            dialect: head.dialect,
+            device: text(sender..device),
+            client_id: text(device..client_id),
+            content: part(client_id..content),
+        })
+    }
+
+    /// The records in order.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        (0..self.heads.len()).filter_map(|index| self.get(index))
+    }
+}

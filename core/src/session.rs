@@ -1,0 +1,34 @@
+//! A connection as the core knows it before anything was said on it.
+
+use crate::ids::{DeviceId, Dialect, UserId};
+
+/// How a connection starts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// What is spoken on it.
+    pub dialect: Dialect,
+    /// The `101 Switching Protocols` answer, to be sent once the connection is accepted.
+    pub switching: Vec<u8>,
+    /// Who it is, or how the dialect tells that the login failed.
+    pub login: Result<Login, LoginFault>,
+}
+
+/// A checked login.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Login {
+    /// The token's user.
+    pub user: UserId,
+    /// The device that connects.
+    pub device: DeviceId,
+    /// End of the token's validity, ms since 1970.
+    pub expires_ms: u64,
+}
+
+/// Why a login failed. Each dialect has its own way to say so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoginFault {
+    /// The token is past its time: get a new one and come again.
+    TokenExpired,
+    /// No token, a bad one, one for another device, or no device id.
+    TokenInvalid,
+}
