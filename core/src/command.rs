@@ -8,7 +8,7 @@ use compact_str::CompactString;
 
 use crate::error::Refusal;
 use crate::event::Stored;
-use crate::ids::{ConnId, Conversation, ConvKey, DeviceId, ShardId, UserId};
+use crate::ids::{ConnId, ConvKey, Conversation, DeviceId, ShardId, UserId};
 
 /// Where an outcome goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +57,10 @@ pub enum Action {
 pub struct Outcome {
     /// The connection.
     pub conn: ConnId,
+    /// The conversation that the message went to.
+    pub conversation: ConvKey,
+    /// Whose message it is.
+    pub sender: UserId,
     /// The client's own id of the message.
     pub client_id: CompactString,
     /// Bytes of content that the request carried, given back to admission.

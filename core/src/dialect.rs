@@ -1,12 +1,38 @@
 //! The dialects: pure translators between a protocol's frames and the core's commands and events.
 //!
-//! A dialect owns no rule, no timer and no storage.
+//! A dialect owns no rule, no timer and no storage. What differs between dialects in delivery
+//! (retry times, pauses, copies) it states as data, in [`Delivery`].
 
 pub mod imboy;
+pub mod json;
+
+use crate::ids::Dialect;
 
 /// What the operator can set, for all dialects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
     /// See [`imboy::Settings`].
     pub imboy: imboy::Settings,
+}
+
+/// How the core delivers to a device of a dialect (protocols/README.md, *Delivery*).
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    /// Send times of a message after the first, in ms after it, ascending.
+    pub retry_ms: &'a [u64],
+    /// Pause between two messages pushed at connect, unless the first is acknowledged; 0: none.
+    pub catch_up_gap_ms: u64,
+    /// A user's other devices of this dialect get what the user sends.
+    pub echo_to_own_devices: bool,
+    /// A second connection of the same device replaces the first, which is closed with this code.
+    pub replaced_close: Option<u16>,
+}
+
+impl Settings {
+    /// The delivery rules of `dialect`.
+    pub fn delivery(&self, dialect: Dialect) -> Delivery<'_> {
+        match dialect {
+            Dialect::Imboy => self.imboy.delivery(),
+        }
+    }
 }

@@ -166,11 +166,7 @@ impl Conversation {
     /// Which of the two members `user` is: 0 for the smaller, 1 for the larger.
     pub fn side(&self, user: &str) -> Option<usize> {
         let Conversation::Private { low, high } = self;
-        if low.as_str() == user {
-            Some(0)
-        } else {
-            (high.as_str() == user).then_some(1)
-        }
+        if low.as_str() == user { Some(0) } else { (high.as_str() == user).then_some(1) }
     }
 }
 
@@ -305,6 +301,12 @@ impl IdGenerator {
         self.lease = self.lease.max(second);
     }
 
+    /// Whether [`IdGenerator::next`] has ids to give.
+    pub fn is_leased(&self, now_s: u32) -> bool {
+        self.second < self.lease
+            || (self.counter < 1 << 24 && (now_s <= self.second || now_s > self.lease))
+    }
+
     /// The next id, or `None` while the lease does not allow one.
     pub fn next(&mut self, now_s: u32) -> Option<MessageId> {
         if now_s > self.second && now_s <= self.lease {
@@ -330,7 +332,8 @@ mod tests {
 
     #[test]
     fn xid_text_is_a_bijection_on_valid_ids() {
-        let id = MessageId([0x4d, 0x88, 0xe1, 0x5b, 0x60, 0xf4, 0x86, 0xe4, 0x28, 0x41, 0x2d, 0xc9]);
+        let id =
+            MessageId([0x4d, 0x88, 0xe1, 0x5b, 0x60, 0xf4, 0x86, 0xe4, 0x28, 0x41, 0x2d, 0xc9]);
         // The example of the xid library's own documentation.
         assert_eq!(&id.to_xid(), b"9m4e2mr0ui3e8a215n4g");
         assert_eq!(MessageId::parse_xid(b"9m4e2mr0ui3e8a215n4g"), Some(id));
@@ -373,10 +376,23 @@ mod tests {
         let mut again = IdGenerator::new([1, 2, 3], ShardId(0), lease);
         assert_eq!(again.next(10), None);
         again.extend(again.lease_wanted(10).expect("wanted"));
-        assert!(again.next(10).expect("leased") > MessageId([
-            (lease >> 24) as u8, (lease >> 16) as u8, (lease >> 8) as u8, lease as u8,
-            255, 255, 255, 255, 255, 255, 255, 255,
-        ]));
+        assert!(
+            again.next(10).expect("leased")
+                > MessageId([
+                    (lease >> 24) as u8,
+                    (lease >> 16) as u8,
+                    (lease >> 8) as u8,
+                    lease as u8,
+                    255,
+                    255,
+                    255,
+                    255,
+                    255,
+                    255,
+                    255,
+                    255,
+                ])
+        );
     }
 
     #[test]

@@ -1,8 +1,37 @@
-//! A shard of the message core.
+//! A shard of the message core: one thread's part of the users and conversations.
+//!
+//! The way of a message through it: [`sessions`] decodes a frame into a command, [`conversations`]
+//! (at the conversation's home) stores it and answers, [`delivery`] (at the member's home) sends it
+//! to devices and counts acknowledgements. [`connect`] brings connections to their user, [`users`]
+//! and [`links`] and [`timers`] hold state. Nothing here may touch the world: see [`crate::event`].
+
+mod connect;
+mod conversations;
+mod delivery;
+pub mod links;
+mod sessions;
+mod timers;
+mod users;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use slab::Slab;
 
 use crate::dialect::Settings;
-use crate::event::{Effects, Input, Now};
-use crate::ids::{ConnId, ShardId};
+use crate::dialect::json::Scratch;
+use crate::event::{Effects, Entry, Input, Load, LoadId, Loaded, Now, Outputs, Routed, Write};
+use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId};
+use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
+use crate::shard::conversations::Conversations;
+use crate::shard::links::Links;
+use crate::shard::sessions::Sessions;
+use crate::shard::timers::{Timer, Timers};
+use crate::shard::users::{UserRef, Users};
+use crate::ws::frame::{Opcode, begin_frame, end_frame};
+
+/// How often the id lease is looked at.
+const LEASE_LOOK_MS: u64 = 5_000;
 
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
@@ -23,37 +52,309 @@ pub struct ShardConfig {
     pub dialects: Settings,
 }
 
-/// A state machine: one thread's part of the users and conversations.
+/// What a load was for.
+#[derive(Clone, Debug)]
+enum Waiting {
+    Conversation { key: ConvKey },
+    Dedup { key: ConvKey, ticket: u64 },
+    User { user: UserRef },
+    Inbox { user: UserRef, device: u32, epoch: u32 },
+    Settle { user: UserRef, key: ConvKey, seq: u64 },
+    Page { user: UserRef, device: u32, epoch: u32, key: ConvKey },
+    Retry { user: UserRef, device: u32, epoch: u32, key: ConvKey },
+}
+
+/// A state machine: see the module.
 #[derive(Debug)]
 pub struct Shard {
     config: ShardConfig,
+    now: Now,
+    /// All turns up to this one are durable.
+    durable: u64,
+    /// The last turn that has entries.
+    written: u64,
+    ids: IdGenerator,
+    /// The lease that is being written: turn and second.
+    lease: Option<(u64, u32)>,
+    lease_armed: bool,
+    sessions: Sessions,
+    users: Users,
+    conversations: Conversations,
+    /// Loads without an answer yet, by load id.
+    loads: Slab<Waiting>,
+    timers: Timers,
+    /// Scratch of `tick`.
+    due: Vec<Timer>,
+    links: Links,
+    /// Conversations of users whose cursors are to be written.
+    dirty: Vec<(UserRef, ConvKey)>,
+    flush_armed: bool,
+    /// Records that devices must read from the log once their turn is durable.
+    unread: VecDeque<delivery::Unread>,
+    /// Devices whose inbox marks are read once the turn is durable.
+    marks_after: VecDeque<(u64, UserRef, u32, u32)>,
+    /// Users that may be forgotten once the turn is durable.
+    leaving: VecDeque<(u64, UserRef)>,
+    /// Devices that catch up, and those that wait for it: user, device, epoch.
+    catch_ups: usize,
+    catch_up_queue: VecDeque<(UserRef, u32, u32)>,
+    /// Tells stays of devices apart.
+    epoch: u32,
+    /// Requests taken from this shard's sockets and not answered yet, and their content's bytes.
+    requests: u32,
+    request_bytes: usize,
+    json: Scratch,
+}
+
+/// What a shard has in memory, for the metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gauges {
+    /// Users in use.
+    pub users: usize,
+    /// Conversations in use.
+    pub conversations: usize,
+    /// Requests taken and not answered.
+    pub requests: u32,
+    /// Loads without an answer.
+    pub loads: usize,
+    /// Devices that catch up or wait for it.
+    pub catch_ups: usize,
 }
 
 impl Shard {
-    /// A shard that knows nothing yet.
+    /// A shard that knows nothing yet. It admits nothing before its first id lease is durable:
+    /// give it a tick first.
     pub fn new(config: ShardConfig) -> Shard {
-        Shard { config }
+        let ids = IdGenerator::new(config.node, config.shard, config.id_leased);
+        let links = Links::new(config.shards);
+        Shard {
+            config,
+            now: Now::default(),
+            durable: 0,
+            written: 0,
+            ids,
+            lease: None,
+            lease_armed: false,
+            sessions: Sessions::default(),
+            users: Users::default(),
+            conversations: Conversations::default(),
+            loads: Slab::new(),
+            timers: Timers::new(),
+            due: Vec::new(),
+            links,
+            dirty: Vec::new(),
+            flush_armed: false,
+            unread: VecDeque::new(),
+            marks_after: VecDeque::new(),
+            leaving: VecDeque::new(),
+            catch_ups: 0,
+            catch_up_queue: VecDeque::new(),
+            epoch: 0,
+            requests: 0,
+            request_bytes: 0,
+            json: Scratch::default(),
+        }
     }
 
-    /// Takes one input; appends what follows from it to the open turn. See [`crate::event`].
-    pub fn handle(&mut self, _now: Now, _input: Input<'_>, _effects: &mut Effects) {
-        let _ = &self.config;
+    /// Takes one input; appends what follows from it to the open turn. See [`crate::event`] for
+    /// the rule of driving it.
+    ///
+    /// # Panics
+    /// When the driver breaks that rule.
+    pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut Effects) {
+        assert!(effects.turn > self.durable, "the open turn is not durable");
+        assert!(now.mono_us >= self.now.mono_us, "the monotonic clock goes on");
+        self.now = now;
+        let entries = effects.entries.len();
+        match input {
+            Input::Opened { conn, hello } => self.opened(conn, hello, effects),
+            Input::Message { conn, binary, bytes } => self.message(conn, binary, bytes, effects),
+            Input::Closed { conn } => self.closed(conn, effects),
+            Input::Routed { from: _, routed } => self.routed(routed, 0, effects),
+            Input::LinkDrained { shard, deliveries, bytes } => {
+                self.links.drained(shard, deliveries, bytes);
+                self.send_heads(shard, effects);
+            }
+            Input::Durable { turn } => self.became_durable(turn, effects),
+            Input::Loaded { id, loaded } => self.loaded(id, loaded, effects),
+            Input::Control { id, operation } => self.control(id, operation, effects),
+            Input::Drain => self.flush_cursors(effects),
+            Input::Tick => self.tick(effects),
+        }
+        if effects.entries.len() > entries {
+            self.written = effects.turn;
+        }
     }
 
     /// When [`Input::Tick`] is due next, in [`Now::mono_us`]; `None`: no timer runs.
     pub fn next_timer_us(&self) -> Option<u64> {
-        None
+        self.timers.next_ms().map(|ms| ms * 1000)
     }
 
     /// Whether data may be read from sockets at all: admission of the whole shard.
     pub fn admits(&self) -> bool {
-        true
+        self.requests < SHARD_REQUESTS_MAX
+            && self.request_bytes < SHARD_REQUEST_BYTES_MAX
+            && self.ids.is_leased((self.now.wall_ms / 1000) as u32)
     }
 
     /// Whether the next data message of this connection may be given to [`Shard::handle`]: it has
-    /// fewer than [`crate::limits::CONNECTION_REQUESTS_MAX`] requests in progress, and the shard
-    /// admits. Control frames need not ask.
-    pub fn takes(&self, _conn: ConnId) -> bool {
-        true
+    /// fewer than [`CONNECTION_REQUESTS_MAX`] requests in progress, and the shard admits. Control
+    /// frames need not ask.
+    pub fn takes(&self, conn: ConnId) -> bool {
+        let requests = self.sessions.get(conn).map_or(0, |session| session.requests);
+        requests < CONNECTION_REQUESTS_MAX && self.admits()
     }
+
+    /// What is in memory.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            users: self.users.len(),
+            conversations: self.conversations.len(),
+            requests: self.requests,
+            loads: self.loads.len(),
+            catch_ups: self.catch_ups + self.catch_up_queue.len(),
+        }
+    }
+
+    fn routed(&mut self, routed: Routed, turn: u64, effects: &mut Effects) {
+        match routed {
+            Routed::Command(command) => self.command(*command, effects),
+            Routed::Outcome(outcome) => self.outcome(*outcome, turn, effects),
+            Routed::Deliver(deliver) => {
+                let (user, key) = (&deliver.user, deliver.conversation);
+                self.deliver(user, key, &deliver.record(), turn, effects);
+            }
+            Routed::Head { user, conversation, from, head } => {
+                self.head(&user, conversation, from, head, effects);
+            }
+            Routed::Settled { user, conversation, seq, all } => {
+                self.settled(user, conversation, seq, all, effects);
+            }
+            Routed::Noted { user, conversation, seq } => self.noted(&user, conversation, seq),
+        }
+    }
+
+    /// To another shard, or at once to this one, once `turn` is durable.
+    fn route(&mut self, to: ShardId, routed: Routed, turn: u64, effects: &mut Effects) {
+        if to == self.config.shard {
+            self.routed(routed, turn, effects);
+        } else {
+            self.out(effects, turn).routes.push((to, routed));
+        }
+    }
+
+    fn became_durable(&mut self, turn: u64, effects: &mut Effects) {
+        assert!(turn >= self.durable && turn < effects.turn);
+        self.durable = turn;
+        if let Some((leased, second)) = self.lease
+            && leased <= turn
+        {
+            self.ids.extend(second);
+            self.lease = None;
+        }
+        self.read_marks_of_durable(effects);
+        self.read_durable(effects);
+        self.forget_idle_users();
+        for shard in 0..self.config.shards {
+            self.send_heads(ShardId(shard), effects);
+        }
+    }
+
+    fn send_heads(&mut self, to: ShardId, effects: &mut Effects) {
+        while let Some((routed, turn)) = self.links.next_head(to) {
+            self.out(effects, turn).routes.push((to, routed));
+        }
+    }
+
+    fn loaded(&mut self, id: LoadId, loaded: Loaded, effects: &mut Effects) {
+        let waiting = self.loads.remove(id.0 as usize);
+        match (waiting, loaded) {
+            (Waiting::Conversation { key }, Loaded::Conversation(loaded)) => {
+                self.conversation_loaded(key, *loaded, effects);
+            }
+            (Waiting::Dedup { key, ticket }, Loaded::Dedup(found)) => {
+                self.dedup_loaded(key, ticket, found, effects);
+            }
+            (Waiting::User { user }, Loaded::User(loaded)) => {
+                self.user_loaded(user, *loaded, effects);
+            }
+            (Waiting::Inbox { user, device, epoch }, Loaded::Inbox(marks)) => {
+                self.marks_loaded(user, device, epoch, marks, effects);
+            }
+            (Waiting::Settle { user, key, seq }, Loaded::Cursors(cursors)) => {
+                self.settle_others(user, key, seq, &cursors, effects);
+            }
+            (Waiting::Page { user, device, epoch, key }, Loaded::Page(page)) => {
+                self.page_loaded(user, device, epoch, key, page, effects);
+            }
+            (Waiting::Retry { user, device, epoch, key }, Loaded::Page(page)) => {
+                self.retry_loaded(user, device, epoch, key, &page, effects);
+            }
+            (waiting, loaded) => panic!("{loaded:?} is no answer to {waiting:?}"),
+        }
+    }
+
+    /// Asks the log.
+    fn load(&mut self, waiting: Waiting, load: Load, effects: &mut Effects) {
+        let id = LoadId(self.loads.insert(waiting) as u32);
+        effects.loads.push((id, load));
+    }
+
+    fn tick(&mut self, effects: &mut Effects) {
+        let now_ms = self.now_ms();
+        if !self.lease_armed {
+            self.lease_armed = true;
+            self.timers.arm(now_ms, Timer::Lease);
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.fire(now_ms, &mut due);
+        for timer in due.drain(..) {
+            match timer {
+                Timer::Retry { user, device } => self.retry(user, device, effects),
+                Timer::Flush => self.flush_cursors(effects),
+                Timer::Settle { user, conversation } => self.settle(user, conversation, effects),
+                Timer::Gap { user, device, message } => {
+                    self.gap_over(user, device, message, effects)
+                }
+                Timer::Pull { user, device } => self.pull(user, device, effects),
+                Timer::Refresh { conn, step } => self.refresh(conn, step, effects),
+                Timer::Lease => self.renew_lease(effects),
+            }
+        }
+        self.due = due;
+    }
+
+    fn renew_lease(&mut self, effects: &mut Effects) {
+        self.timers.arm(self.now_ms() + LEASE_LOOK_MS, Timer::Lease);
+        let wanted = self.ids.lease_wanted((self.now.wall_ms / 1000) as u32);
+        if let (None, Some(second)) = (self.lease, wanted) {
+            self.lease = Some((effects.turn, second));
+            effects.entries.push(Entry::IdLease { shard: self.config.shard, second });
+        }
+    }
+
+    /// Milliseconds of the monotonic clock.
+    fn now_ms(&self) -> u64 {
+        self.now.mono_us / 1000
+    }
+
+    /// Where an effect goes that shows the state of `turn`, or follows from it: it leaves at the
+    /// end of this turn when that is durable, else with the open turn, which is no earlier.
+    fn out<'e>(&self, effects: &'e mut Effects, turn: u64) -> &'e mut Outputs {
+        if turn <= self.durable { &mut effects.now } else { &mut effects.held }
+    }
+}
+
+/// Appends a text frame whose body `body` writes; returns where it stands in the arena.
+fn frame(outputs: &mut Outputs, body: impl FnOnce(&mut Vec<u8>)) -> Range<u32> {
+    let start = begin_frame(&mut outputs.arena);
+    body(&mut outputs.arena);
+    end_frame(&mut outputs.arena, start, Opcode::Text)
+}
+
+/// The same, for one connection.
+fn write_frame(outputs: &mut Outputs, conn: ConnId, body: impl FnOnce(&mut Vec<u8>)) {
+    let range = frame(outputs, body);
+    outputs.writes.push(Write { conn, range });
 }

@@ -1,8 +1,18 @@
-//! WebSocket by hand (RFC 6455): the upgrade, frames, messages. No I/O.
+//! WebSocket by hand (RFC 6455): the upgrade, frames, messages. No I/O, no clock: bytes in, bytes
+//! or events out, and never a panic, whatever the bytes are.
+//!
+//! A connection reads its upgrade request with [`handshake::parse`], then gives what it receives
+//! to a [`message::Receiver`] and writes with the functions of [`frame`].
+
+// Bytes of a peer are taken apart by patterns and `get`, which make the missing case visible.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod frame;
 pub mod handshake;
 pub mod message;
+#[cfg(test)]
+mod testing;
+mod utf8;
 
 use thiserror::Error;
 

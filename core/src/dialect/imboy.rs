@@ -1,8 +1,26 @@
 //! imboy: JSON text frames with `CLIENT_ACK` (protocols/imboy.md).
+//!
+//! Translates between its frames and the core's words. Bodies only: the WebSocket head around
+//! them is `ws::frame`'s.
 
-use crate::admit::TokenCheck;
+use compact_str::CompactString;
+use std::ops::Range;
+
+use crate::admit::{TokenCheck, TokenFault};
+use crate::dialect::Delivery;
+use crate::dialect::json::{Scratch, Value, member_span, write_integer, write_string};
+use crate::error::Refusal;
+use crate::ids::{DeviceId, Dialect, MessageId};
+use crate::limits::{CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
+use crate::record::Record;
 use crate::session::{Login, LoginFault};
 use crate::ws::handshake::Request;
+
+/// Client message ids have 1 to 40 bytes.
+const ID_BYTES_MAX: usize = 40;
+
+/// The id, and payload `msg_type`, of the reminder that a token is past its time.
+pub const REFRESH_TOKEN: &str = "please_refresh_token";
 
 /// What the operator can set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,13 +37,279 @@ impl Default for Settings {
     }
 }
 
-/// Reads who connects; the second part is the subprotocol to echo.
+impl Settings {
+    /// See [`Delivery`].
+    pub fn delivery(&self) -> Delivery<'_> {
+        Delivery {
+            retry_ms: &self.c2c_retry_ms,
+            catch_up_gap_ms: self.catchup_gap_ms,
+            echo_to_own_devices: false,
+            replaced_close: Some(4001),
+        }
+    }
+}
+
+/// Reads who connects; the second part is the subprotocol to echo (the first one offered).
 pub fn login<'a>(
     request: &Request<'a>,
-    _settings: &Settings,
-    _tokens: &dyn TokenCheck,
-    _wall_ms: u64,
+    tokens: &dyn TokenCheck,
+    wall_ms: u64,
 ) -> (Result<Login, LoginFault>, Option<&'a str>) {
-    let _ = request;
-    (Err(LoginFault::TokenInvalid), None)
+    (read_login(request, tokens, wall_ms), request.subprotocols().next())
+}
+
+fn read_login(
+    request: &Request<'_>,
+    tokens: &dyn TokenCheck,
+    wall_ms: u64,
+) -> Result<Login, LoginFault> {
+    // Browsers cannot set headers: each is accepted as a query key too.
+    let value = |name: &str| {
+        let header = request.header(name).map(CompactString::new);
+        header.or_else(|| request.query_value(name).map(CompactString::from))
+    };
+    let token = ["authorization", "token", "access_token"].into_iter().find_map(value);
+    let token = token.ok_or(LoginFault::TokenInvalid)?;
+    let token = token.strip_prefix("Bearer ").unwrap_or(&token).trim();
+    let claims = tokens.check(wall_ms, token).map_err(|fault| match fault {
+        TokenFault::Expired => LoginFault::TokenExpired,
+        TokenFault::Invalid => LoginFault::TokenInvalid,
+    })?;
+    let name = value("did").filter(|did| (1..=DEVICE_ID_BYTES_MAX).contains(&did.len()));
+    let name = name.ok_or(LoginFault::TokenInvalid)?;
+    if claims.device.is_some_and(|bound| bound != name) {
+        return Err(LoginFault::TokenInvalid);
+    }
+    let device = DeviceId { dialect: Dialect::Imboy, name };
+    Ok(Login { user: claims.user, device, expires_ms: claims.expires_ms })
+}
+
+/// A frame from the client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame<'a> {
+    /// `ping`, answered by [`PONG`].
+    Ping,
+    /// `logout`: close 1000.
+    Logout,
+    /// `CLIENT_ACK`, in either spelling.
+    Ack {
+        /// What was acknowledged.
+        kind: AckKind,
+        /// The wire id of it; may be empty.
+        id: &'a str,
+        /// The device that the client says it is.
+        device: &'a str,
+    },
+    /// `C2C`.
+    Send {
+        /// The client's own id, 1 to 40 bytes.
+        id: CompactString,
+        /// To whom; not checked.
+        to: CompactString,
+        /// `created_at`.
+        sender_ms: Option<i64>,
+        /// Where in the frame the payload is.
+        payload: Range<usize>,
+    },
+}
+
+/// What a `CLIENT_ACK` is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AckKind {
+    /// A private message.
+    C2c,
+    /// A group message, a server's message or a signal: accepted in silence.
+    Other,
+}
+
+/// Why a frame is not one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Undecodable {
+    /// What is wrong with it.
+    pub refusal: Refusal,
+    /// Its `id`, if it had one; the error answer carries it.
+    pub id: Option<CompactString>,
+}
+
+impl Undecodable {
+    fn new(why: &'static str) -> Undecodable {
+        Undecodable { refusal: Refusal::Malformed(why), id: None }
+    }
+}
+
+/// The body that answers [`Frame::Ping`].
+pub const PONG: &[u8] = b"pong2";
+
+/// Reads a text frame.
+///
+/// # Errors
+/// The refusal that the client is told, with the id that the answer carries.
+pub fn decode<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>, Undecodable> {
+    match text {
+        b"ping" => Ok(Frame::Ping),
+        b"logout" => Ok(Frame::Logout),
+        _ => match text.strip_prefix(b"CLIENT_ACK") {
+            Some(rest) => decode_ack(rest),
+            None => decode_object(text, scratch),
+        },
+    }
+}
+
+/// `,<type>,<msgid>,<did>`, or the older form without the first comma.
+fn decode_ack(rest: &[u8]) -> Result<Frame<'_>, Undecodable> {
+    let malformed = || Undecodable::new("CLIENT_ACK,<type>,<msgid>,<did> expected");
+    let rest = std::str::from_utf8(rest).map_err(|_| malformed())?;
+    let mut parts = rest.strip_prefix(',').unwrap_or(rest).splitn(3, ',');
+    let (Some(kind), Some(id), Some(device)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(malformed());
+    };
+    let known = |name: &str| kind.eq_ignore_ascii_case(name);
+    let kind = if known("C2C") {
+        AckKind::C2c
+    } else if known("C2G") || known("S2C") || known("WEBRTC") {
+        AckKind::Other
+    } else {
+        return Err(malformed());
+    };
+    Ok(Frame::Ack { kind, id, device })
+}
+
+#[derive(Default)]
+struct Fields {
+    id: Option<CompactString>,
+    kind: Option<CompactString>,
+    to: Option<CompactString>,
+    sender_ms: Option<i64>,
+    payload: Option<usize>,
+}
+
+fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>, Undecodable> {
+    let fields = scratch.members(text, |members| {
+        let mut fields = Fields::default();
+        for (ordinal, key, value) in members {
+            match (key, value) {
+                ("id", Value::Text(id)) => fields.id = Some(CompactString::new(id)),
+                ("type", Value::Text(kind)) => fields.kind = Some(CompactString::new(kind)),
+                ("to", Value::Text(to)) => fields.to = Some(CompactString::new(to)),
+                ("created_at", Value::Integer(ms)) => fields.sender_ms = Some(ms),
+                ("payload", _) => fields.payload = Some(ordinal),
+                _ => {}
+            }
+        }
+        fields
+    });
+    let Ok(fields) = fields else { return Err(Undecodable::new("not a JSON object")) };
+    let Fields { id, kind, to, sender_ms, payload } = fields;
+    // The error answer carries the id; one that is too long to be an id is not echoed.
+    let id = id.filter(|id| id.len() <= ID_BYTES_MAX);
+    let refuse = |refusal| Undecodable { refusal, id: id.clone() };
+    let missing = |what| refuse(Refusal::Malformed(what));
+    let kind = kind.ok_or_else(|| missing("type is missing"))?;
+    if !kind.eq_ignore_ascii_case("C2C") {
+        return Err(refuse(Refusal::UnknownOperation));
+    }
+    let to = to.ok_or_else(|| missing("to is missing"))?;
+    let payload = payload.ok_or_else(|| missing("payload is missing"))?;
+    let payload = member_span(text, payload);
+    if payload.len() > CONTENT_BYTES_MAX {
+        return Err(refuse(Refusal::TooLarge));
+    }
+    match id {
+        Some(id) if !id.is_empty() => Ok(Frame::Send { id, to, sender_ms, payload }),
+        _ => Err(Undecodable::new("id must be a string of 1 to 40 bytes")),
+    }
+}
+
+/// The id under which receivers know a record: the sender's when that is a valid xid, else ours.
+pub fn wire_id(record: &Record<'_>) -> MessageId {
+    let own = record.dialect == Dialect::Imboy;
+    own.then(|| MessageId::parse_xid(record.client_id.as_bytes())).flatten().unwrap_or(record.id)
+}
+
+/// Appends a private message as its receiver `to` gets it.
+pub fn write_message(record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"id\":\"");
+    out.extend_from_slice(&wire_id(record).to_xid());
+    out.extend_from_slice(b"\",\"type\":\"C2C\",\"from\":\"");
+    // User ids have no character that JSON escapes.
+    out.extend_from_slice(record.sender.as_bytes());
+    out.extend_from_slice(b"\",\"to\":\"");
+    out.extend_from_slice(to.as_bytes());
+    out.extend_from_slice(b"\",\"payload\":");
+    out.extend_from_slice(record.content);
+    out.extend_from_slice(b",\"created_at\":");
+    let time_ms = record.time_ms as i64;
+    write_integer(record.sender_ms.unwrap_or(time_ms), out);
+    write_server_ts(record.time_ms, out);
+}
+
+/// Appends the sender's receipt.
+pub fn write_server_ack(id: &str, time_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"id\":");
+    write_string(id, out);
+    out.extend_from_slice(b",\"type\":\"C2C_SERVER_ACK\"");
+    write_server_ts(time_ms, out);
+}
+
+/// Appends the answer to a frame that failed.
+pub fn write_refusal(refusal: Refusal, id: Option<&str>, wall_ms: u64, out: &mut Vec<u8>) {
+    let code = match refusal {
+        Refusal::Malformed(_) | Refusal::UnknownOperation | Refusal::TryAgain => 1,
+        Refusal::NoSuchUser | Refusal::TooLarge => 3,
+        Refusal::SenderUnknown => 706,
+    };
+    begin_error(code, id, out);
+    out.extend_from_slice(b",\"payload\":{\"title\":\"\",\"content\":");
+    match refusal {
+        // The reasons are ours: plain ASCII.
+        Refusal::Malformed(why) => write_string(why, out),
+        other => write_string(&other_text(other), out),
+    }
+    out.push(b'}');
+    write_server_ts(wall_ms, out);
+}
+
+fn other_text(refusal: Refusal) -> CompactString {
+    compact_str::format_compact!("{refusal}")
+}
+
+/// Appends the error that a failed login gets: 705 *refresh it*, 706 *log in again*.
+pub fn write_login_fault(fault: LoginFault, wall_ms: u64, out: &mut Vec<u8>) {
+    let code = match fault {
+        LoginFault::TokenExpired => 705,
+        LoginFault::TokenInvalid => 706,
+    };
+    begin_error(code, None, out);
+    write_server_ts(wall_ms, out);
+}
+
+/// Appends the S2C reminder that the token is past its time; `to` is empty before a login.
+pub fn write_refresh_token(to: &str, wall_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"{\"id\":\"please_refresh_token\",\"type\":\"S2C\",\"from\":\"\",\"to\":\"",
+    );
+    out.extend_from_slice(to.as_bytes());
+    out.extend_from_slice(
+        b"\",\"payload\":{\"msg_type\":\"please_refresh_token\"},\"created_at\":",
+    );
+    write_integer(wall_ms as i64, out);
+    write_server_ts(wall_ms, out);
+}
+
+fn begin_error(code: i64, id: Option<&str>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    if let Some(id) = id {
+        out.extend_from_slice(b"\"id\":");
+        write_string(id, out);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"type\":\"error\",\"code\":");
+    write_integer(code, out);
+}
+
+/// Every frame ends with the server's time.
+fn write_server_ts(ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"server_ts\":");
+    write_integer(ms as i64, out);
+    out.push(b'}');
 }

@@ -1,0 +1,498 @@
+//! Connections come to their user and leave: loading the user, registering devices, reading the
+//! inbox marks, and what the control plane asks about users.
+
+use crate::error::HttpRefusal;
+use crate::event::{
+    Answer, Close, CloseHow, ControlId, DeviceRow, Effects, Entry, InboxMark, Load, Operation,
+    Outputs, Position, UserLoaded, UserRow, Write,
+};
+use crate::ids::{ConnId, ConvKey, DeviceId, UserId};
+use crate::limits::{
+    CATCH_UPS_MAX, DEVICE_FORGOTTEN_MS, DEVICE_SEEN_MS, INBOX_PAGE, USER_CONNECTIONS_MAX,
+    USER_DEVICES_MAX,
+};
+use crate::session::{Hello, Login, LoginFault};
+use crate::shard::sessions::State;
+use crate::shard::users::{Cursor, Device, Live, UserRef, Waiter};
+use crate::shard::{Shard, Waiting};
+use crate::ws::handshake;
+
+impl Shard {
+    /// A connection has come to its user's home (or, refused, to any shard).
+    pub(crate) fn opened(&mut self, conn: ConnId, hello: Box<Hello>, effects: &mut Effects) {
+        let dialect = hello.dialect;
+        match &hello.login {
+            Err(fault) => {
+                let fault = *fault;
+                self.sessions.insert(conn, dialect, State::Refused);
+                write_bytes(&mut effects.now, conn, &hello.switching);
+                self.refuse_login(conn, fault, effects);
+            }
+            Ok(login) => {
+                let user = self.user(&login.user, effects);
+                self.sessions.insert(conn, dialect, State::Opening { user });
+                self.wait_for_user(user, Waiter::Connection(conn, hello), effects);
+            }
+        }
+    }
+
+    /// The control plane's question about a user of this shard.
+    pub(crate) fn control(&mut self, id: ControlId, operation: Operation, effects: &mut Effects) {
+        let (Operation::PutUser { user, .. } | Operation::GetUser { user }) = &operation;
+        let user = self.user(user, effects);
+        self.wait_for_user(user, Waiter::Control(id, operation), effects);
+    }
+
+    /// The user in memory, loading it if it is cold.
+    fn user(&mut self, id: &UserId, effects: &mut Effects) -> UserRef {
+        self.users.find(id.as_str()).unwrap_or_else(|| {
+            let user = self.users.insert(id.clone());
+            self.load(Waiting::User { user }, Load::User { user: id.clone() }, effects);
+            user
+        })
+    }
+
+    fn wait_for_user(&mut self, user: UserRef, waiter: Waiter, effects: &mut Effects) {
+        let owner = self.users.get_mut(user).expect("found or made by the caller");
+        owner.waiting.push_back(waiter);
+        if !owner.loading {
+            self.serve_waiters(user, effects);
+        }
+    }
+
+    pub(crate) fn user_loaded(&mut self, user: UserRef, loaded: UserLoaded, effects: &mut Effects) {
+        let wall_ms = self.now.wall_ms;
+        let owner = self.users.get_mut(user).expect("what is loading is not forgotten");
+        owner.row = loaded.row;
+        owner.loading = false;
+        for (id, row) in loaded.devices {
+            if row.seen_ms + DEVICE_FORGOTTEN_MS < wall_ms {
+                let user = owner.id.clone();
+                effects.entries.push(Entry::DeviceGone { user, device: id });
+                owner.turn = effects.turn;
+            } else {
+                owner.devices.push(Device { id, row, gone: false, live: None });
+            }
+        }
+        self.serve_waiters(user, effects);
+    }
+
+    fn serve_waiters(&mut self, user: UserRef, effects: &mut Effects) {
+        while let Some(owner) = self.users.get_mut(user)
+            && let Some(waiter) = owner.waiting.pop_front()
+        {
+            match waiter {
+                Waiter::Connection(conn, hello) => self.attach(user, conn, *hello, effects),
+                Waiter::Control(id, operation) => self.perform(user, id, operation, effects),
+            }
+        }
+        self.leave_if_idle(user);
+    }
+
+    fn perform(
+        &mut self,
+        user: UserRef,
+        id: ControlId,
+        operation: Operation,
+        effects: &mut Effects,
+    ) {
+        let wall_ms = self.now.wall_ms;
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let answer = match operation {
+            Operation::PutUser { profile, .. } => {
+                let created = owner.row.is_none();
+                let row = owner.row.get_or_insert_default();
+                if created {
+                    row.created_ms = wall_ms;
+                }
+                row.profile = profile;
+                let row = row.clone();
+                owner.turn = effects.turn;
+                let user = owner.id.clone();
+                effects.entries.push(Entry::User { user, row: row.clone() });
+                Answer::User { row, created }
+            }
+            Operation::GetUser { .. } => match &owner.row {
+                Some(row) => Answer::User { row: row.clone(), created: false },
+                None => Answer::NoSuchUser,
+            },
+        };
+        let turn = owner.turn;
+        self.out(effects, turn).answers.push((id, answer));
+    }
+
+    /// A connection gets its user: the upgrade is answered here, one way or the other.
+    fn attach(&mut self, user: UserRef, conn: ConnId, hello: Hello, effects: &mut Effects) {
+        let Hello { dialect, switching, login } = hello;
+        let Ok(Login { device, expires_ms, .. }) = login else {
+            unreachable!("only a login is brought to a user")
+        };
+        let wall_ms = self.now.wall_ms;
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        if owner.row.is_none() && !self.config.auto_create_users {
+            self.set_state(conn, State::Refused, 0);
+            write_bytes(&mut effects.now, conn, &switching);
+            return self.refuse_login(conn, LoginFault::TokenInvalid, effects);
+        }
+        if owner.row.is_none() {
+            let row = UserRow { created_ms: wall_ms, profile: "{}".to_owned() };
+            owner.row = Some(row.clone());
+            owner.turn = effects.turn;
+            effects.entries.push(Entry::User { user: owner.id.clone(), row });
+        }
+        let replaced = self.config.dialects.delivery(dialect).replaced_close;
+        if let Some(code) = replaced {
+            self.replace_connections(user, &device, code, effects);
+        }
+        let owner = self.users.get_mut(user).expect("looked up above");
+        if owner.connections >= USER_CONNECTIONS_MAX {
+            return self.refuse_upgrade(conn, HttpRefusal::TooManyConnections, effects);
+        }
+        owner.connections += 1;
+        let (index, new) = self.register(user, device, effects);
+        self.epoch = self.epoch.wrapping_add(1);
+        let owner = self.users.get_mut(user).expect("looked up above");
+        let turn = owner.turn;
+        let device = &mut owner.devices[index as usize];
+        match &mut device.live {
+            Some(live) => live.conns.push(conn),
+            None => device.live = Some(Box::new(Live::new(conn, self.epoch, new, turn))),
+        }
+        let first = device.live.as_ref().is_some_and(|live| live.epoch == self.epoch);
+        self.set_state(conn, State::Live { user, device: index }, turn);
+        write_bytes(self.out(effects, turn), conn, &switching);
+        self.arm_refresh(conn, expires_ms);
+        if first {
+            self.queue_catch_up(user, index, self.epoch, effects);
+        }
+    }
+
+    fn set_state(&mut self, conn: ConnId, state: State, turn: u64) {
+        let session = self.sessions.get_mut(conn).expect("a waiting connection is still open");
+        session.state = state;
+        session.turn = turn;
+    }
+
+    fn refuse_upgrade(&mut self, conn: ConnId, refusal: HttpRefusal, effects: &mut Effects) {
+        self.set_state(conn, State::Closing, 0);
+        let start = effects.now.arena.len() as u32;
+        handshake::refusal(refusal, &mut effects.now.arena);
+        let range = start..effects.now.arena.len() as u32;
+        effects.now.writes.push(Write { conn, range });
+        effects.now.closes.push(Close { conn, how: CloseHow::Http });
+    }
+
+    /// The same device connects again: its old connections end.
+    fn replace_connections(
+        &mut self,
+        user: UserRef,
+        device: &DeviceId,
+        code: u16,
+        effects: &mut Effects,
+    ) {
+        let owner = self.users.get(user).expect("looked up by the caller");
+        let old = owner.devices.iter().find(|old| !old.gone && old.id == *device);
+        let conns = old.and_then(|old| old.live.as_ref()).map(|live| live.conns.clone());
+        for conn in conns.into_iter().flatten() {
+            self.close(conn, code, "replaced by a new connection of this device", effects);
+        }
+    }
+
+    /// The device's index, and whether it was seen for the first time.
+    fn register(&mut self, user: UserRef, device: DeviceId, effects: &mut Effects) -> (u32, bool) {
+        let wall_ms = self.now.wall_ms;
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let known = owner.devices.iter().position(|known| !known.gone && known.id == device);
+        if let Some(index) = known {
+            let row = &mut owner.devices[index].row;
+            if row.seen_ms + DEVICE_SEEN_MS < wall_ms {
+                row.seen_ms = wall_ms;
+                let (user, row) = (owner.id.clone(), *row);
+                owner.turn = effects.turn;
+                effects.entries.push(Entry::Device { user, device, row });
+            }
+            return (index as u32, false);
+        }
+        if owner.devices.iter().filter(|known| !known.gone).count() >= USER_DEVICES_MAX {
+            // There are no more connections than devices, and the new one has none yet.
+            let unseen =
+                owner.devices.iter_mut().filter(|known| !known.gone && known.live.is_none());
+            let unseen = unseen.min_by_key(|known| known.row.seen_ms);
+            let unseen = unseen.expect("at most 31 others are connected");
+            unseen.gone = true;
+            let (user, device) = (owner.id.clone(), unseen.id.clone());
+            effects.entries.push(Entry::DeviceGone { user, device });
+        }
+        let row = DeviceRow { created_ms: wall_ms, seen_ms: wall_ms };
+        owner.turn = effects.turn;
+        let user = owner.id.clone();
+        effects.entries.push(Entry::Device { user, device: device.clone(), row });
+        let device = Device { id: device, row, gone: false, live: None };
+        let free = owner.devices.iter().position(|known| known.gone);
+        match free {
+            Some(index) => owner.devices[index] = device,
+            None => owner.devices.push(device),
+        }
+        (free.unwrap_or(owner.devices.len() - 1) as u32, true)
+    }
+
+    /// A connection is gone.
+    pub(crate) fn closed(&mut self, conn: ConnId, effects: &mut Effects) {
+        self.detach(conn, effects);
+        self.sessions.remove(conn);
+    }
+
+    /// Takes a connection from its user; the last one of a device takes the device with it.
+    pub(crate) fn detach(&mut self, conn: ConnId, effects: &mut Effects) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        match std::mem::replace(&mut session.state, State::Closing) {
+            State::Closing | State::Refused => {}
+            State::Opening { user } => {
+                let owner = self.users.get_mut(user).expect("a waiting connection holds it");
+                owner.waiting.retain(
+                    |waiter| !matches!(waiter, Waiter::Connection(waiting, _) if *waiting == conn),
+                );
+                self.leave_if_idle(user);
+            }
+            State::Live { user, device } => {
+                let owner = self.users.get_mut(user).expect("a live connection holds it");
+                owner.connections -= 1;
+                let live = owner.devices[device as usize].live.as_mut();
+                let live = live.expect("a live connection has a live device");
+                live.conns.retain(|other| *other != conn);
+                if live.conns.is_empty() {
+                    self.device_left(user, device, effects);
+                }
+                self.leave_if_idle(user);
+            }
+        }
+    }
+
+    /// Writes what is dirty of a device and takes it out of memory.
+    fn device_left(&mut self, user: UserRef, device: u32, effects: &mut Effects) {
+        self.release_slot(user, device, effects);
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let gone = &mut owner.devices[device as usize];
+        let live = gone.live.take().expect("looked up by the caller");
+        let mut turn = owner.turn;
+        owner.inbox.retain(|key, inbox| {
+            if let Some(cursor) = inbox.cursor(device)
+                && cursor.dirty
+            {
+                effects.entries.push(Entry::Cursor {
+                    user: owner.id.clone(),
+                    conversation: *key,
+                    device: gone.id.clone(),
+                    position: cursor.position(*key, &live),
+                });
+                turn = effects.turn;
+            }
+            inbox.cursors.retain(|cursor| cursor.device != device);
+            !inbox.cursors.is_empty()
+        });
+        owner.turn = turn;
+    }
+
+    fn leave_if_idle(&mut self, user: UserRef) {
+        let Some(owner) = self.users.get(user) else { return };
+        if owner.is_idle() {
+            self.leaving.push_back((owner.turn, user));
+            self.forget_idle_users();
+        }
+    }
+
+    /// Forgets users without connections whose rows are durable.
+    pub(crate) fn forget_idle_users(&mut self) {
+        while let Some(&(turn, user)) = self.leaving.front()
+            && turn <= self.durable
+        {
+            self.leaving.pop_front();
+            let owner = self.users.get(user);
+            if owner.is_some_and(|owner| owner.is_idle() && owner.turn <= self.durable) {
+                self.users.remove(user);
+            }
+        }
+    }
+
+    /// A device reads its inbox marks, when it is its turn.
+    fn queue_catch_up(&mut self, user: UserRef, device: u32, epoch: u32, effects: &mut Effects) {
+        if self.catch_ups >= CATCH_UPS_MAX {
+            return self.catch_up_queue.push_back((user, device, epoch));
+        }
+        let Some(live) = self.live(user, device, epoch) else { return };
+        live.catch_up.slot = true;
+        self.catch_ups += 1;
+        // What this shard has stored and is not durable yet is not in the log's answer, and its
+        // deliveries found nobody: the marks are read behind it.
+        let turn = if effects.entries.is_empty() { self.written } else { effects.turn };
+        if turn > self.durable {
+            self.marks_after.push_back((turn, user, device, epoch));
+        } else {
+            self.load_marks(user, device, epoch, None, effects);
+        }
+    }
+
+    pub(crate) fn read_marks_of_durable(&mut self, effects: &mut Effects) {
+        while let Some(&(turn, user, device, epoch)) = self.marks_after.front()
+            && turn <= self.durable
+        {
+            self.marks_after.pop_front();
+            self.load_marks(user, device, epoch, None, effects);
+        }
+    }
+
+    fn load_marks(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+        after: Option<ConvKey>,
+        effects: &mut Effects,
+    ) {
+        if self.live(user, device, epoch).is_none() {
+            return;
+        }
+        let id = self.users.get(user).expect("it has a live device").id.clone();
+        let load = Load::Inbox { user: id, after, limit: INBOX_PAGE };
+        self.load(Waiting::Inbox { user, device, epoch }, load, effects);
+    }
+
+    /// The device's stay, unless it is over.
+    pub(crate) fn live(&mut self, user: UserRef, device: u32, epoch: u32) -> Option<&mut Live> {
+        let device = self.users.get_mut(user)?.devices.get_mut(device as usize)?;
+        device.live.as_deref_mut().filter(|live| live.epoch == epoch)
+    }
+
+    pub(crate) fn marks_loaded(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+        marks: Vec<InboxMark>,
+        effects: &mut Effects,
+    ) {
+        if self.live(user, device, epoch).is_none() {
+            return;
+        }
+        let more = marks.len() == INBOX_PAGE as usize;
+        let last = marks.last().map(|mark| mark.conversation);
+        for mark in marks {
+            self.mark_loaded(user, device, mark, effects);
+        }
+        if more {
+            return self.load_marks(user, device, epoch, last, effects);
+        }
+        self.take_early(user, device);
+        self.pump(user, device, effects);
+    }
+
+    /// One conversation in which the device may have something to get.
+    fn mark_loaded(&mut self, user: UserRef, device: u32, mark: InboxMark, effects: &mut Effects) {
+        let now_ms = self.now_ms();
+        let owner = self.users.get_mut(user).expect("it has a live device");
+        let key = mark.conversation;
+        let id = owner.devices[device as usize].id.clone();
+        let new = owner.devices[device as usize].live.as_ref().is_some_and(|live| live.new);
+        // When the mark was put, every device stood at least just before it.
+        let floor = mark.seq - 1;
+        let row_of = |id: &DeviceId| {
+            mark.cursors.iter().find(|(owner, _)| owner == id).map(|(_, position)| position.clone())
+        };
+        let position = if new {
+            let others = owner
+                .devices
+                .iter()
+                .enumerate()
+                .filter(|(index, other)| *index != device as usize && !other.gone);
+            let furthest = others.filter_map(|(index, other)| {
+                let cursor = owner.inbox.get(&key).and_then(|inbox| {
+                    inbox.cursors.iter().find(|cursor| cursor.device == index as u32)
+                });
+                match (cursor, &other.live) {
+                    (Some(cursor), Some(live)) => Some(cursor.position(key, live)),
+                    _ => row_of(&other.id),
+                }
+            });
+            furthest.max_by_key(|position| position.acked)
+        } else {
+            row_of(&id)
+        };
+        let position = position.filter(|position| position.acked >= floor);
+        let position = position.unwrap_or(Position { acked: floor, ranges: Vec::new() });
+        if new && position.acked > floor {
+            owner.turn = effects.turn;
+            effects.entries.push(Entry::Cursor {
+                user: owner.id.clone(),
+                conversation: key,
+                device: id.clone(),
+                position: position.clone(),
+            });
+        }
+        let gap = self.config.dialects.delivery(id.dialect).catch_up_gap_ms > 0;
+        let inbox = owner.inbox.entry(key).or_default();
+        inbox.head = inbox.head.max(mark.head);
+        inbox.changed_ms = now_ms;
+        if inbox.cursor(device).is_some() {
+            return;
+        }
+        let mut cursor = Cursor::new(device, position.acked);
+        cursor.skip = position.ranges;
+        if position.acked < inbox.head {
+            let live =
+                owner.devices[device as usize].live.as_mut().expect("looked up by the caller");
+            if gap {
+                cursor.paced_until = inbox.head;
+                live.catch_up.paced.push_back(key);
+            } else {
+                cursor.behind = true;
+                live.behind.push_back(key);
+            }
+        }
+        inbox.cursors.push(cursor);
+        self.arm_settle(user, key);
+    }
+
+    /// What was routed while the marks were read.
+    fn take_early(&mut self, user: UserRef, device: u32) {
+        let owner = self.users.get_mut(user).expect("it has a live device");
+        let live = owner.devices[device as usize].live.as_mut().expect("looked up by the caller");
+        live.catch_up.loading = false;
+        live.new = false;
+        for (key, early) in std::mem::take(&mut live.catch_up.early) {
+            let inbox = owner.inbox.entry(key).or_default();
+            inbox.head = inbox.head.max(early.head);
+            let head = inbox.head;
+            if inbox.cursor(device).is_none() {
+                inbox.cursors.push(Cursor::new(device, early.first - 1));
+            }
+            let cursor = inbox.cursor(device).expect("made above");
+            if cursor.sent < head && cursor.paced_until <= cursor.sent && !cursor.behind {
+                cursor.behind = true;
+                live.behind.push_back(key);
+            }
+        }
+    }
+
+    /// The device has caught up, cannot go on, or is gone: another one may begin.
+    pub(crate) fn release_slot(&mut self, user: UserRef, device: u32, effects: &mut Effects) {
+        let Some(owner) = self.users.get_mut(user) else { return };
+        let live = owner.devices[device as usize].live.as_mut();
+        let held = live.is_some_and(|live| std::mem::take(&mut live.catch_up.slot));
+        if !held {
+            return;
+        }
+        self.catch_ups -= 1;
+        while self.catch_ups < CATCH_UPS_MAX
+            && let Some((user, device, epoch)) = self.catch_up_queue.pop_front()
+        {
+            self.queue_catch_up(user, device, epoch, effects);
+        }
+    }
+}
+
+/// Bytes that are no frame: an HTTP answer.
+fn write_bytes(outputs: &mut Outputs, conn: ConnId, bytes: &[u8]) {
+    let start = outputs.arena.len() as u32;
+    outputs.arena.extend_from_slice(bytes);
+    outputs.writes.push(Write { conn, range: start..outputs.arena.len() as u32 });
+}

@@ -1,0 +1,171 @@
+//! What may be under way from this shard to another, and what becomes of the rest.
+//!
+//! Commands and outcomes are bounded by admission, settlements by one per conversation. Deliveries
+//! are bounded here: past [`LINK_DELIVERIES_MAX`] or [`LINK_BYTES_MAX`] not yet drained by the
+//! receiver, a delivery is replaced by the conversation's head, one per member and conversation,
+//! and the heads leave when there is room. A delivery may be lost that way; a head is not.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
+use crate::event::{Deliver, Routed};
+use crate::ids::{ConvKey, ShardId, UserId};
+use crate::limits::{LINK_BYTES_MAX, LINK_DELIVERIES_MAX};
+
+/// The link to one shard.
+#[derive(Debug, Default)]
+struct Link {
+    sent: u64,
+    sent_bytes: u64,
+    drained: u64,
+    drained_bytes: u64,
+    /// Heads that wait: `from..=head` are in the log. While a conversation is here, its later
+    /// deliveries are added to it, so that no delivery overtakes an earlier one.
+    heads: HashMap<(UserId, ConvKey), (u64, u64), Xxh3DefaultBuilder>,
+    /// The order in which the heads leave.
+    order: VecDeque<(UserId, ConvKey)>,
+    /// The last turn that a waiting head depends on.
+    turn: u64,
+}
+
+impl Link {
+    fn has_room(&self) -> bool {
+        self.sent - self.drained < LINK_DELIVERIES_MAX
+            && self.sent_bytes - self.drained_bytes < LINK_BYTES_MAX
+    }
+}
+
+/// The links to all shards, by number.
+#[derive(Debug)]
+pub(crate) struct Links {
+    links: Vec<Link>,
+}
+
+/// What counts as one delivery's size, here and where the receiver drains it.
+pub fn delivery_bytes(routed: &Routed) -> Option<u64> {
+    match routed {
+        Routed::Deliver(deliver) => Some(256 + deliver.content.len() as u64),
+        Routed::Head { .. } => Some(128),
+        Routed::Command(_) | Routed::Outcome(_) | Routed::Settled { .. } | Routed::Noted { .. } => {
+            None
+        }
+    }
+}
+
+impl Links {
+    pub(crate) fn new(shards: u16) -> Links {
+        Links { links: (0..shards).map(|_| Link::default()).collect() }
+    }
+
+    /// The delivery itself, when there is room for it; else it has become a head. `turn` is the
+    /// one that makes it durable.
+    pub(crate) fn offer(
+        &mut self,
+        to: ShardId,
+        deliver: Box<Deliver>,
+        turn: u64,
+    ) -> Option<Routed> {
+        let link = &mut self.links[usize::from(to.0)];
+        let seq = deliver.stored.seq;
+        let key = (deliver.user.clone(), deliver.conversation);
+        if let Some((_, head)) = link.heads.get_mut(&key) {
+            *head = seq;
+        } else if link.has_room() {
+            let routed = Routed::Deliver(deliver);
+            link.sent += 1;
+            link.sent_bytes += delivery_bytes(&routed).expect("a delivery");
+            return Some(routed);
+        } else {
+            link.order.push_back(key.clone());
+            link.heads.insert(key, (seq, seq));
+        }
+        link.turn = link.turn.max(turn);
+        None
+    }
+
+    /// The receiver has drained so much since the process began.
+    pub(crate) fn drained(&mut self, to: ShardId, deliveries: u64, bytes: u64) {
+        let link = &mut self.links[usize::from(to.0)];
+        assert!(deliveries <= link.sent && bytes <= link.sent_bytes, "drained more than was sent");
+        link.drained = link.drained.max(deliveries);
+        link.drained_bytes = link.drained_bytes.max(bytes);
+    }
+
+    /// The next waiting head, when there is room for one, and the turn it depends on.
+    pub(crate) fn next_head(&mut self, to: ShardId) -> Option<(Routed, u64)> {
+        let link = &mut self.links[usize::from(to.0)];
+        if !link.has_room() {
+            return None;
+        }
+        let key = link.order.pop_front()?;
+        let (from, head) = link.heads.remove(&key).expect("both are kept together");
+        let (user, conversation) = key;
+        let routed = Routed::Head { user, conversation, from, head };
+        link.sent += 1;
+        link.sent_bytes += delivery_bytes(&routed).expect("a head");
+        Some((routed, link.turn))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Stored;
+    use crate::ids::{DeviceId, Dialect, MessageId, Slot};
+
+    fn deliver(conversation: u8, seq: u64, bytes: usize) -> Box<Deliver> {
+        let user = UserId::parse("u").expect("valid");
+        Box::new(Deliver {
+            user: user.clone(),
+            conversation: ConvKey { slot: Slot(0), hash: [conversation; 16] },
+            stored: Stored { id: MessageId([0; 12]), seq, time_ms: 0 },
+            sender_ms: None,
+            countable: seq,
+            sender: user,
+            device: DeviceId { dialect: Dialect::Imboy, name: "d".into() },
+            client_id: "".into(),
+            content: vec![0; bytes].into(),
+        })
+    }
+
+    #[test]
+    fn a_full_link_keeps_one_head_per_conversation_and_loses_none() {
+        let to = ShardId(1);
+        let mut links = Links::new(2);
+        let mut sent = 0;
+        while links.offer(to, deliver(1, sent + 1, 10), 1).is_some() {
+            sent += 1;
+        }
+        assert_eq!(sent, LINK_DELIVERIES_MAX);
+        for seq in sent + 2..sent + 1000 {
+            assert!(links.offer(to, deliver(1, seq, 10), 2).is_none());
+        }
+        assert!(links.offer(to, deliver(2, 7, 10), 3).is_none());
+        assert!(links.next_head(to).is_none(), "there is still no room");
+
+        links.drained(to, 1, 266);
+        // There is room, but the waiting head may not be overtaken by its successor.
+        assert!(links.offer(to, deliver(1, sent + 1000, 10), 4).is_none());
+        let (routed, turn) = links.next_head(to).expect("room for one");
+        let Routed::Head { from, head, .. } = routed else { panic!("{routed:?}") };
+        assert_eq!((from, head, turn), (sent + 1, sent + 1000, 4));
+        assert!(links.next_head(to).is_none(), "the room is used");
+
+        links.drained(to, 2, 2 * 266);
+        let (routed, _) = links.next_head(to).expect("the other conversation");
+        assert!(matches!(routed, Routed::Head { from: 7, head: 7, .. }), "{routed:?}");
+        links.drained(to, 3, 3 * 266);
+        assert!(links.offer(to, deliver(1, sent + 1001, 10), 5).is_some(), "live again");
+    }
+
+    #[test]
+    fn bytes_fill_a_link_too() {
+        let to = ShardId(0);
+        let mut links = Links::new(1);
+        let big = 1 << 20;
+        let fit = (0..20).take_while(|&n| links.offer(to, deliver(1, n + 1, big), 1).is_some());
+        assert_eq!(fit.count() as u64, LINK_BYTES_MAX / (1 << 20));
+    }
+}

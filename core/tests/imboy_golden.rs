@@ -1,0 +1,124 @@
+//! imboy's frames, byte for byte, as golden files (`golden/imboy/`).
+//!
+//! `decode.txt`: a client's frame behind `<`, what it means behind `=`.
+//! `encode.txt`: what is told behind `=`, the frame behind `>`.
+//! `GOLDEN_UPDATE=1` writes the results into the files; read the difference before you commit it.
+
+use ringpost_core::dialect::imboy::{self, Frame};
+use ringpost_core::dialect::json::Scratch;
+use ringpost_core::error::Refusal;
+use ringpost_core::ids::{Dialect, MessageId};
+use ringpost_core::limits::CONTENT_BYTES_MAX;
+use ringpost_core::record::Record;
+use ringpost_core::session::LoginFault;
+
+/// Runs every input of a golden file (lines behind `mark`) and compares the line that follows it.
+fn check(file: &str, mark: &str, result_mark: &str, result: impl Fn(&str) -> String) {
+    let path = format!("{}/tests/golden/imboy/{file}", env!("CARGO_MANIFEST_DIR"));
+    let golden = std::fs::read_to_string(&path).expect("the golden file is there");
+    let mut actual = String::new();
+    let mut cases = 0;
+    for line in golden.lines().filter(|line| !line.starts_with(result_mark)) {
+        actual.push_str(line);
+        actual.push('\n');
+        if let Some(input) = line.strip_prefix(mark) {
+            cases += 1;
+            actual.push_str(&format!("{result_mark}{}\n", result(input)));
+        }
+    }
+    assert!(cases > 0, "{path} has no cases");
+    if std::env::var_os("GOLDEN_UPDATE").is_some() {
+        std::fs::write(&path, &actual).expect("the golden file can be written");
+    }
+    assert!(actual == golden, "{path} differs; GOLDEN_UPDATE=1 shows how\n{actual}");
+}
+
+#[test]
+fn frames_from_clients() {
+    check("decode.txt", "< ", "= ", |frame| {
+        let mut scratch = Scratch::default();
+        match imboy::decode(frame.as_bytes(), &mut scratch) {
+            Ok(Frame::Send { id, to, sender_ms, payload }) => {
+                let payload = &frame[payload];
+                format!("send id={id:?} to={to:?} sender_ms={sender_ms:?} payload={payload}")
+            }
+            Ok(other) => format!("{other:?}"),
+            Err(undecodable) => format!("{undecodable:?}"),
+        }
+    });
+}
+
+#[test]
+fn frames_to_clients() {
+    let record = |client_id: &'static str, sender_ms| Record {
+        seq: 7,
+        id: MessageId::parse_xid(b"9m4e2mr0ui3e8a215n4g").expect("an xid"),
+        time_ms: 1_700_000_000_123,
+        sender_ms,
+        countable: 7,
+        sender: "alice",
+        dialect: Dialect::Imboy,
+        device: "phone",
+        client_id,
+        content: br#"{"msg_type":"text","text":"h\u00e9 \"you\""}"#,
+    };
+    let now_ms = 1_700_000_000_456;
+    check("encode.txt", "= ", "> ", |what| {
+        let mut out = Vec::new();
+        match what {
+            "message, client id is an xid" => {
+                let record = record("cgv1u0k8dbuq4gd5jj80", Some(1_699_999_999_000));
+                imboy::write_message(&record, "bob", &mut out);
+            }
+            "message, client id is not an xid, no created_at" => {
+                imboy::write_message(&record("m-1", None), "bob", &mut out);
+            }
+            "receipt" => imboy::write_server_ack("m\"1", 1_700_000_000_123, &mut out),
+            "malformed, without id" => {
+                let refusal = Refusal::Malformed("not a JSON object");
+                imboy::write_refusal(refusal, None, now_ms, &mut out);
+            }
+            "unknown type" => {
+                imboy::write_refusal(Refusal::UnknownOperation, Some("x"), now_ms, &mut out);
+            }
+            "no such user" => {
+                imboy::write_refusal(Refusal::NoSuchUser, Some("x"), now_ms, &mut out);
+            }
+            "too large" => imboy::write_refusal(Refusal::TooLarge, Some("x"), now_ms, &mut out),
+            "try again" => imboy::write_refusal(Refusal::TryAgain, Some("x"), now_ms, &mut out),
+            "sender unknown" => {
+                imboy::write_refusal(Refusal::SenderUnknown, Some("x"), now_ms, &mut out);
+            }
+            "token expired" => {
+                imboy::write_login_fault(LoginFault::TokenExpired, now_ms, &mut out);
+            }
+            "token invalid" => {
+                imboy::write_login_fault(LoginFault::TokenInvalid, now_ms, &mut out);
+            }
+            "refresh your token" => imboy::write_refresh_token("alice", now_ms, &mut out),
+            "pong" => out.extend_from_slice(imboy::PONG),
+            other => panic!("{other:?} is not known to the test"),
+        }
+        let frame = String::from_utf8(out).expect("frames are text");
+        if what != "pong" {
+            let parsed: Result<serde_json::Value, _> = serde_json::from_str(&frame);
+            assert!(parsed.is_ok_and(|value| value.is_object()), "{frame}");
+        }
+        frame
+    });
+}
+
+#[test]
+fn content_over_the_limit_is_refused_with_its_id() {
+    let frame = |len: usize| {
+        let payload = "x".repeat(len - 2);
+        format!(r#"{{"id":"m1","type":"C2C","to":"bob","payload":"{payload}"}}"#)
+    };
+    let decode = |frame: &str| {
+        let mut scratch = Scratch::default();
+        imboy::decode(frame.as_bytes(), &mut scratch).map(|_| ())
+    };
+    assert_eq!(decode(&frame(CONTENT_BYTES_MAX)), Ok(()));
+    let refused = decode(&frame(CONTENT_BYTES_MAX + 1)).expect_err("too large");
+    assert_eq!((refused.refusal, refused.id.as_deref()), (Refusal::TooLarge, Some("m1")));
+}
