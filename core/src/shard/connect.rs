@@ -140,19 +140,22 @@ impl Shard {
             owner.turn = effects.turn;
             effects.entries.push(Entry::User { user: owner.id.clone(), row });
         }
+        // Counted from here on: the user is not forgotten while an old connection is replaced.
+        owner.connections += 1;
         let replaced = self.config.dialects.delivery(dialect).replaced_close;
         if let Some(code) = replaced {
             self.replace_connections(user, &device, code, effects);
         }
-        let owner = self.users.get_mut(user).expect("looked up above");
-        if owner.connections >= USER_CONNECTIONS_MAX {
+        let owner = self.users.get_mut(user).expect("it has a connection");
+        if owner.connections > USER_CONNECTIONS_MAX {
+            owner.connections -= 1;
             return self.refuse_upgrade(conn, HttpRefusal::TooManyConnections, effects);
         }
-        owner.connections += 1;
         let (index, new) = self.register(user, device, effects);
         self.epoch = self.epoch.wrapping_add(1);
         let owner = self.users.get_mut(user).expect("looked up above");
-        let turn = owner.turn;
+        // The 101 leaves with the open turn if anything of the user is not durable yet.
+        let turn = if owner.turn > self.durable { effects.turn } else { 0 };
         let device = &mut owner.devices[index as usize];
         match &mut device.live {
             Some(live) => live.conns.push(conn),
@@ -221,12 +224,11 @@ impl Shard {
             let unseen = unseen.expect("at most 31 others are connected");
             unseen.gone = true;
             let (user, device) = (owner.id.clone(), unseen.id.clone());
+            owner.turn = effects.turn;
             effects.entries.push(Entry::DeviceGone { user, device });
         }
+        // Its row is written with its first positions, by `take_early`.
         let row = DeviceRow { created_ms: wall_ms, seen_ms: wall_ms };
-        owner.turn = effects.turn;
-        let user = owner.id.clone();
-        effects.entries.push(Entry::Device { user, device: device.clone(), row });
         let device = Device { id: device, row, gone: false, live: None };
         let free = owner.devices.iter().position(|known| known.gone);
         match free {
@@ -274,6 +276,8 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         let gone = &mut owner.devices[device as usize];
         let live = gone.live.take().expect("looked up by the caller");
+        // One that left before it was registered is not known.
+        gone.gone |= live.new;
         let mut turn = owner.turn;
         owner.inbox.retain(|key, inbox| {
             if let Some(cursor) = inbox.cursor(device)
@@ -382,7 +386,7 @@ impl Shard {
         if more {
             return self.load_marks(user, device, epoch, last, effects);
         }
-        self.take_early(user, device);
+        self.take_early(user, device, effects);
         self.pump(user, device, effects);
     }
 
@@ -419,7 +423,7 @@ impl Shard {
         };
         let position = position.filter(|position| position.acked >= floor);
         let position = position.unwrap_or(Position { acked: floor, ranges: Vec::new() });
-        if new && position.acked > floor {
+        if new && (position.acked > floor || !position.ranges.is_empty()) {
             owner.turn = effects.turn;
             effects.entries.push(Entry::Cursor {
                 user: owner.id.clone(),
@@ -452,12 +456,19 @@ impl Shard {
         self.arm_settle(user, key);
     }
 
-    /// What was routed while the marks were read.
-    fn take_early(&mut self, user: UserRef, device: u32) {
+    /// What was routed while the marks were read. A new device is registered here: before its
+    /// positions are known it has none, and would later be taken for one that has got nothing.
+    fn take_early(&mut self, user: UserRef, device: u32, effects: &mut Effects) {
         let owner = self.users.get_mut(user).expect("it has a live device");
-        let live = owner.devices[device as usize].live.as_mut().expect("looked up by the caller");
+        let at = &mut owner.devices[device as usize];
+        let live = at.live.as_mut().expect("looked up by the caller");
         live.catch_up.loading = false;
-        live.new = false;
+        if std::mem::take(&mut live.new) {
+            let (user, device, row) = (owner.id.clone(), at.id.clone(), at.row);
+            owner.turn = effects.turn;
+            live.wait_for(effects.turn);
+            effects.entries.push(Entry::Device { user, device, row });
+        }
         for (key, early) in std::mem::take(&mut live.catch_up.early) {
             let inbox = owner.inbox.entry(key).or_default();
             inbox.head = inbox.head.max(early.head);
@@ -466,7 +477,7 @@ impl Shard {
                 inbox.cursors.push(Cursor::new(device, early.first - 1));
             }
             let cursor = inbox.cursor(device).expect("made above");
-            if cursor.sent < head && cursor.paced_until <= cursor.sent && !cursor.behind {
+            if cursor.sent < head && !cursor.is_paced() && !cursor.behind {
                 cursor.behind = true;
                 live.behind.push_back(key);
             }

@@ -59,7 +59,7 @@ impl Shard {
         let seq = record.seq;
         let mut encoded: Option<Encoded> = None;
         let mut unread = false;
-        let mut arm_retry = false;
+        let (mut arm_retry, mut passed) = (false, false);
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let Some(live) = &mut device.live else { continue };
             if live.catch_up.loading {
@@ -77,6 +77,7 @@ impl Shard {
             let next = seq == cursor.sent + 1;
             if next && !is_shown(record, &owner.id, &device.id, rules.echo_to_own_devices) {
                 cursor.sent = seq;
+                passed = true;
                 continue;
             }
             let room = live.has_room() && cursor.ranges(key, live) < CURSOR_RANGES_MAX;
@@ -84,7 +85,7 @@ impl Shard {
                 unread = true;
                 continue;
             }
-            let held = turn.max(live.turn) > durable;
+            let held = live.holds(durable, effects.turn) || turn > durable;
             let outputs = if held { &mut effects.held } else { &mut effects.now };
             let known = encoded.as_ref().is_some_and(|encoded| {
                 encoded.dialect == device.id.dialect && encoded.held == held
@@ -98,6 +99,9 @@ impl Shard {
         }
         if arm_retry {
             self.arm_retries(user);
+        }
+        if passed {
+            self.arm_settle(user, key);
         }
         if unread {
             self.note_unread(Unread { turn, user, key, seq }, effects);
@@ -127,21 +131,37 @@ impl Shard {
     }
 
     /// The user's own message, which his devices are not shown: their cursors pass it.
-    pub(crate) fn pass_own(&mut self, user: &UserId, key: ConvKey, seq: u64, turn: u64) {
+    pub(crate) fn pass_own(
+        &mut self,
+        user: &UserId,
+        key: ConvKey,
+        seq: u64,
+        turn: u64,
+        effects: &mut Effects,
+    ) {
         let Some(user) = self.users.find(user.as_str()) else { return };
+        let now_ms = self.now_ms();
         let owner = self.users.get_mut(user).expect("found");
-        let Some(inbox) = owner.inbox.get_mut(&key) else { return };
         let mut unread = false;
-        for cursor in &mut inbox.cursors {
-            if cursor.sent + 1 == seq {
-                cursor.sent = seq;
-            } else if cursor.sent < seq {
+        for live in owner.devices.iter_mut().filter_map(|device| device.live.as_mut()) {
+            if live.catch_up.loading {
+                live.catch_up.early.entry(key).or_insert(Early { first: seq, head: 0 });
                 unread = true;
             }
         }
-        if unread {
-            self.unread.push_back(Unread { turn: turn.max(self.durable), user, key, seq });
+        if let Some(inbox) = owner.inbox.get_mut(&key) {
+            inbox.changed_ms = now_ms;
+            for cursor in &mut inbox.cursors {
+                if cursor.sent + 1 == seq {
+                    cursor.sent = seq;
+                }
+                unread |= cursor.sent < seq;
+            }
         }
+        if unread {
+            self.note_unread(Unread { turn, user, key, seq }, effects);
+        }
+        self.arm_settle(user, key);
     }
 
     fn note_unread(&mut self, unread: Unread, effects: &mut Effects) {
@@ -176,8 +196,7 @@ impl Shard {
             let Some(inbox) = owner.inbox.get_mut(&key) else { continue };
             inbox.head = inbox.head.max(seq);
             let Some(cursor) = inbox.cursor(device as u32) else { continue };
-            let paced = cursor.paced_until > cursor.sent;
-            if cursor.sent < seq && !cursor.behind && !paced {
+            if cursor.sent < seq && !cursor.behind && !cursor.is_paced() {
                 cursor.behind = true;
                 live.behind.push_back(key);
             }
@@ -264,12 +283,14 @@ impl Shard {
     ) {
         let Some(live) = self.live(user, device, epoch) else { return };
         assert_eq!(live.reading.take(), Some(key));
-        if live.catch_up.paced.front() == Some(&key) {
-            assert!(!page.is_empty(), "a head is only known when it can be read");
+        assert!(!page.is_empty(), "a head is only known when it can be read");
+        let owner = self.users.get_mut(user).expect("it has a live device");
+        let inbox = owner.inbox.get_mut(&key).expect("what is being read is kept");
+        if inbox.cursor(device).is_some_and(|cursor| cursor.is_paced()) {
+            let live = owner.devices[device as usize].live.as_mut().expect("looked up above");
             live.catch_up.page = Some((key, page, 0));
             return self.pump(user, device, effects);
         }
-        assert!(!page.is_empty(), "a head is only known when it can be read");
         for record in page.iter() {
             if self.send_record(user, device, key, &record, effects).is_none() {
                 break;
@@ -316,7 +337,7 @@ impl Shard {
             live.stalled = true;
             return None;
         }
-        let held = live.turn > durable;
+        let held = live.holds(durable, effects.turn);
         let outputs = if held { &mut effects.held } else { &mut effects.now };
         let encoded = encode(record, &owner.id, at.id.dialect, held, outputs);
         let number = send(live, cursor, key, record.seq, &encoded, now_ms, outputs);
@@ -338,7 +359,7 @@ impl Shard {
         let inbox = owner.inbox.get_mut(&key).expect("what is caught up with is kept");
         let head = inbox.head;
         let cursor = inbox.cursor(device).expect("what is caught up with has a cursor");
-        if cursor.sent >= cursor.paced_until {
+        if !cursor.is_paced() {
             live.catch_up.paced.pop_front();
             live.catch_up.page = None;
             if cursor.sent < head && !cursor.behind {
@@ -534,6 +555,8 @@ impl Shard {
         let mut records = page.iter().peekable();
         let last = page.len().checked_sub(1).and_then(|last| page.get(last)).map(|last| last.seq);
         let conns = live.conns.clone();
+        let held = live.holds(self.durable, effects.turn);
+        let outputs = if held { &mut effects.held } else { &mut effects.now };
         for sent in live.unacknowledged_mut().filter(|sent| sent.conversation == key) {
             let due = sent.due_ms(retry_ms).is_some_and(|due_ms| due_ms <= now_ms);
             if !due || last.is_none_or(|last| sent.seq > last) {
@@ -546,8 +569,7 @@ impl Shard {
                 continue;
             };
             sent.tries += 1;
-            let outputs = &mut effects.now;
-            let encoded = encode(record, &owner.id, at.id.dialect, false, outputs);
+            let encoded = encode(record, &owner.id, at.id.dialect, held, outputs);
             for &conn in &conns {
                 outputs.writes.push(Write { conn, range: encoded.range.clone() });
             }

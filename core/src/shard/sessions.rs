@@ -244,7 +244,8 @@ impl Shard {
         self.requests -= 1;
         self.request_bytes -= outcome.content_bytes as usize;
         if let Ok(stored) = outcome.result {
-            self.pass_own(&outcome.sender, outcome.conversation, stored.seq, turn);
+            let (sender, key) = (&outcome.sender, outcome.conversation);
+            self.pass_own(sender, key, stored.seq, turn, effects);
         }
         let Some(session) = self.sessions.get_mut(outcome.conn) else { return };
         session.requests -= 1;

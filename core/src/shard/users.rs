@@ -129,7 +129,7 @@ pub(crate) struct Live {
     /// Registered just now: it starts where the furthest of the others is.
     pub(crate) new: bool,
     /// Nothing may be written to its connections before this turn is durable.
-    pub(crate) turn: u64,
+    turn: u64,
     /// What was sent and not acknowledged, in order of sending. Acknowledged entries stay as
     /// tombstones until the front moves past them or they are the majority.
     in_flight: VecDeque<InFlight>,
@@ -214,6 +214,21 @@ impl Live {
             behind: VecDeque::new(),
             catch_up: CatchUp { loading: true, ..CatchUp::default() },
         }
+    }
+
+    /// Nothing more is written to it before `turn` is durable.
+    pub(crate) fn wait_for(&mut self, turn: u64) {
+        self.turn = self.turn.max(turn);
+    }
+
+    /// Whether a message must be held with the open turn: its connection's `101` is, or a message
+    /// that was held for this reason. Then what follows must be held too, or it would overtake.
+    pub(crate) fn holds(&mut self, durable: u64, open: u64) -> bool {
+        let holds = self.turn > durable;
+        if holds {
+            self.turn = open;
+        }
+        holds
     }
 
     /// Whether one more message may be sent.
@@ -331,6 +346,11 @@ impl Cursor {
     pub(crate) fn new(device: u32, sent: u64) -> Cursor {
         let (skip, paced_until) = (Vec::new(), 0);
         Cursor { device, sent, unacked: 0, skip, paced_until, dirty: false, behind: false }
+    }
+
+    /// Whether its next message is pushed with a pause.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.sent < self.paced_until
     }
 
     /// Whether an earlier stay acknowledged `seq`.

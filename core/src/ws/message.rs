@@ -323,7 +323,7 @@ impl Receiver {
             return Ok(None);
         }
         let message = std::mem::replace(&mut self.message, Message::None);
-        std::mem::take(&mut self.utf8).finish()?;
+        self.utf8.finish()?;
         Ok(Some(Found::Assembled { binary: message == Message::Binary }))
     }
 

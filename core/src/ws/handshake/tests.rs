@@ -145,6 +145,7 @@ fn section_4_2_1_item_3_upgrade() {
         accepted(&sample("Upgrade: websocket", &format!("Upgrade:{value}")));
     }
     accepted(&sample("Upgrade: websocket", "Upgrade: h2c\r\nupgrade: websocket"));
+    accepted(&sample("Upgrade: websocket", "Upgrade: websocket\r\nupgrade: h2c"));
     bad("Upgrade: websocket\r\n", "");
     for value in ["", "h2c", "websocket2", "web socket", "websocket/13", "websocket;q=1"] {
         bad("Upgrade: websocket", &format!("Upgrade: {value}"));
@@ -157,6 +158,7 @@ fn section_4_2_1_item_4_connection() {
         accepted(&sample("Connection: Upgrade", &format!("Connection: {value}")));
     }
     accepted(&sample("Connection: Upgrade", "Connection: close\r\nCONNECTION: upgrade"));
+    accepted(&sample("Connection: Upgrade", "Connection: upgrade\r\nConnection: TE"));
     bad("Connection: Upgrade\r\n", "");
     for value in ["", "keep-alive", "Upgrade keep-alive", "Upgraded", "\"Upgrade\""] {
         bad("Connection: Upgrade", &format!("Connection: {value}"));

@@ -1,0 +1,289 @@
+//! A real `ringpost` process for tests: started on ports of the system's choice over a data
+//! directory of its own, and ended whatever the test does.
+//!
+//! It speaks no WebSocket: tests bring a client that is not ours. It waits for the ready file by
+//! polling with a deadline, because another process has no better signal to give.
+
+// Each test file uses its part of these.
+#![allow(dead_code)]
+
+pub mod client;
+pub mod http;
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long a start, a drain or an answer may take before the test fails. Far above what any of
+/// them needs, so that a busy machine does not fail a test.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Pause between two looks at something that another process does.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A server process and its data directory.
+///
+/// Dropping it kills the process (SIGKILL) and removes the directory; while the test panics, what
+/// the server wrote is printed first.
+pub struct Server {
+    directory: TempDir,
+    /// `None` while stopped.
+    running: Option<Running>,
+    starts: u32,
+    /// Whether anybody reads what it writes.
+    heard: bool,
+}
+
+struct Running {
+    child: Child,
+    listen: SocketAddr,
+    api: SocketAddr,
+}
+
+impl Server {
+    /// Starts a server with default settings.
+    pub fn start() -> Server {
+        Server::start_with(&[])
+    }
+
+    /// Starts a server with these flags after `serve` and the ones that give it its place.
+    pub fn start_with(args: &[&str]) -> Server {
+        Server::start_prepared(args, |_| ())
+    }
+
+    /// Starts a server whose output goes to a pipe that nobody reads any more.
+    pub fn start_unheard() -> Server {
+        let directory = TempDir::new().expect("a temporary directory");
+        let mut server = Server { directory, running: None, starts: 0, heard: false };
+        server.restart(&[]);
+        server
+    }
+
+    /// The same as [`Server::start_with`]; `prepare` gets the (existing) directory in which `data` will be, to put e.g. a
+    /// configuration file there before the start.
+    pub fn start_prepared(args: &[&str], prepare: impl FnOnce(&Path)) -> Server {
+        let directory = TempDir::new().expect("a temporary directory");
+        prepare(directory.path());
+        let mut server = Server { directory, running: None, starts: 0, heard: true };
+        server.restart(args);
+        server
+    }
+
+    /// Starts a stopped server again over the same data, on new ports, with other flags.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn restart(&mut self, args: &[&str]) {
+        assert!(self.running.is_none(), "stop the server before starting it again");
+        self.starts += 1;
+        let ready = self.directory.path().join(format!("ready-{}", self.starts));
+        let mut child = self.command(args, &ready).spawn().expect("the binary starts");
+        let deadline = Instant::now() + DEADLINE;
+        let text = loop {
+            // The file appears whole: it is written aside and renamed.
+            if let Ok(text) = fs::read_to_string(&ready) {
+                break text;
+            }
+            if let Some(status) = child.try_wait().expect("our own child") {
+                panic!("the server ended with {status} before it was ready:\n{}", self.log());
+            }
+            if Instant::now() > deadline {
+                end(&mut child);
+                panic!("the server did not become ready:\n{}", self.log());
+            }
+            thread::sleep(POLL);
+        };
+        let ready: Value = serde_json::from_str(&text).expect("the ready file is JSON");
+        assert_eq!(ready["pid"], json!(child.id()), "the ready file names its process");
+        let address = |key: &str| -> SocketAddr {
+            // `listen` may be one address or a list of them.
+            let value = if ready[key].is_array() { &ready[key][0] } else { &ready[key] };
+            value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+                panic!("no address under {key:?} in the ready file: {text}");
+            })
+        };
+        self.running = Some(Running { listen: address("listen"), api: address("api"), child });
+    }
+
+    fn command(&self, args: &[&str], ready: &Path) -> Command {
+        let output = if self.heard {
+            let file = File::options().create(true).append(true).open(self.log_path());
+            OwnedFd::from(file.expect("the server's output file"))
+        } else {
+            let (_reader, writer) = std::io::pipe().expect("two descriptors");
+            OwnedFd::from(writer)
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        command
+            .current_dir(self.directory.path())
+            .arg("serve")
+            .arg("--data")
+            .arg(self.data())
+            .args(["--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"])
+            .arg("--ready-file")
+            .arg(ready)
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(output.try_clone().expect("a descriptor"))
+            .stdout(output);
+        // What the machine's environment says must not change what is tested.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RINGPOST_") {
+                command.env_remove(name);
+            }
+        }
+        // A signal to the test runner's group must not end the server before the test does.
+        command.process_group(0);
+        command
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("the server runs")
+    }
+
+    /// The address for WebSocket clients.
+    pub fn addr(&self) -> SocketAddr {
+        self.running().listen
+    }
+
+    /// The HTTP API's address.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.running().api
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.running().child.id()
+    }
+
+    /// The data directory; it stays when the server is stopped.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// The directory around it, for other files of the test.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("output")
+    }
+
+    /// What the server wrote on stdout and stderr so far, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// A token for `user`, valid for an hour, signed with the generated secret.
+    pub fn token(&self, user: &str) -> String {
+        self.token_of(&json!({ "sub": user, "exp": wall_s() + 3600 }))
+    }
+
+    /// A token with these claims, signed with the generated secret: for expired tokens and such.
+    pub fn token_of(&self, claims: &Value) -> String {
+        let secret = fs::read_to_string(self.data().join("token-secret"));
+        let secret = secret.expect("the server has made a token secret");
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.trim_end().as_bytes());
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).expect("HS256")
+    }
+
+    /// The URL at which an imboy client of `user` connects with device `did`.
+    pub fn imboy_url(&self, user: &str, did: &str) -> String {
+        format!("ws://{}/imboy/ws?did={did}&token={}", self.addr(), self.token(user))
+    }
+
+    /// The generated API key.
+    pub fn api_key(&self) -> String {
+        let key = fs::read_to_string(self.data().join("api-key"));
+        key.expect("the server has made an API key").trim_end().to_owned()
+    }
+
+    /// An API client that has the generated key.
+    pub fn http(&self) -> http::Http {
+        http::Http::new(self.api_addr()).with_key(self.api_key())
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    ///
+    /// # Panics
+    /// When it does not end before the deadline.
+    pub fn sigterm_and_wait(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.pid()).expect("process ids are positive i32");
+        // SAFETY: kill(2) has no memory effects here; the child has not been waited for, so its
+        // id cannot belong to another process.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "the server is our child");
+    }
+
+    /// Waits until the server has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not end before the deadline.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut running = self.running.take().expect("the server runs");
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = running.child.try_wait().expect("our own child") {
+                return status;
+            }
+            if Instant::now() > deadline {
+                end(&mut running.child);
+                panic!("the server did not end:\n{}", self.log());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Kills it as a crash would (SIGKILL), and waits until it is gone.
+    pub fn kill9(&mut self) {
+        let mut running = self.running.take().expect("the server runs");
+        end(&mut running.child);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(running) = &mut self.running {
+            end(&mut running.child);
+        }
+        if thread::panicking() {
+            eprintln!("--- the server's output ---\n{}---", self.log());
+        }
+    }
+}
+
+fn end(child: &mut Child) {
+    // Both fail only when the child is gone already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Seconds since 1970.
+pub fn wall_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// Runs the binary with these arguments to its end; for the commands that do not serve.
+pub fn ringpost(args: &[&str]) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    command.args(args).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RINGPOST_") {
+            command.env_remove(name);
+        }
+    }
+    command.output().expect("the binary starts")
+}

@@ -1,0 +1,228 @@
+//! `kill -9` at random moments under load: nothing that was acknowledged is lost, nothing is
+//! delivered again that was acknowledged more than a second before, order stays, resends are
+//! recognised (design invariants 2 to 5).
+//!
+//! `RINGPOST_CRASH_ROUNDS` sets the number of rounds; the default is what every test run does.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::Server;
+use common::client::{Client, c2c, xid};
+use serde_json::json;
+
+/// Pairs that chat at the same time, each over two connections.
+const PAIRS: usize = 6;
+/// Messages that a sender has in flight.
+const IN_FLIGHT: u32 = 8;
+/// Client ids of different pairs never meet.
+const IDS_PER_PAIR: u32 = 10_000_000;
+/// An acknowledgement this much older than the crash has survived it: cursors are written once per
+/// second, and the write takes a commit.
+const AGAIN: Duration = Duration::from_millis(1_500);
+
+/// What one pair knows, over all rounds.
+#[derive(Default)]
+struct Pair {
+    /// Numbers sent so far.
+    sent: u32,
+    /// Numbers with a receipt, and its time (`server_ts`).
+    stored: BTreeMap<u32, u64>,
+    /// Sent without a receipt when the server died.
+    unanswered: Vec<u32>,
+    /// Numbers that the receiver got.
+    got: BTreeSet<u32>,
+    /// When the receiver's acknowledgement was sent.
+    acked: BTreeMap<u32, Instant>,
+    /// The largest number got first so far: order.
+    top: Option<u32>,
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing_acknowledged() {
+    let rounds = std::env::var("RINGPOST_CRASH_ROUNDS").ok();
+    let rounds = rounds.map_or(20, |rounds| rounds.parse().expect("a number of rounds"));
+    let mut server = Server::start_with(&["--shards", "2"]);
+    let mut pairs: Vec<Pair> = (0..PAIRS).map(|_| Pair::default()).collect();
+    let mut seed = 1u64;
+    for pair in 0..PAIRS {
+        Client::connect(&server, &receiver(pair), "r").close();
+    }
+    for round in 0..rounds {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let pause = Duration::from_millis(30 + (seed >> 33) % 300);
+        // Some rounds are long enough for acknowledgements that the disk must have.
+        let pause = if round % 5 == 4 { pause + AGAIN } else { pause };
+        let killed;
+        (pairs, killed) = load_and_kill(&mut server, pairs, pause);
+        let shards = ["1", "2", "3"][round % 3];
+        server.restart(&["--shards", shards]);
+        thread::scope(|scope| {
+            for (number, pair) in pairs.iter_mut().enumerate() {
+                let server = &server;
+                scope.spawn(move || verify(server, number, pair, killed, round));
+            }
+        });
+    }
+    let stored: usize = pairs.iter().map(|pair| pair.stored.len()).sum();
+    assert!(stored > 100 * PAIRS, "the load was real: {stored}");
+    println!("{rounds} rounds, {stored} messages acknowledged, none lost");
+}
+
+fn sender(pair: usize) -> String {
+    // Which of the two ids is smaller, and so whose shard is the conversation's, changes.
+    if pair.is_multiple_of(2) { format!("a-sender-{pair}") } else { format!("z-sender-{pair}") }
+}
+
+fn receiver(pair: usize) -> String {
+    format!("receiver-{pair}")
+}
+
+fn id(pair: usize, number: u32) -> String {
+    xid(pair as u32 * IDS_PER_PAIR + number)
+}
+
+/// All pairs chat until the server is killed after `pause`.
+fn load_and_kill(
+    server: &mut Server,
+    pairs: Vec<Pair>,
+    pause: Duration,
+) -> (Vec<Pair>, Instant) {
+    let mut ready = Vec::new();
+    for (number, pair) in pairs.into_iter().enumerate() {
+        let sending = Client::connect(server, &sender(number), "s");
+        let receiving = Client::connect(server, &receiver(number), "r");
+        ready.push((number, pair, sending, receiving));
+    }
+    let threads: Vec<_> = ready
+        .into_iter()
+        .map(|(number, pair, sending, receiving)| {
+            let got = thread::spawn(move || receive(number, receiving));
+            (thread::spawn(move || send(number, pair, sending)), got)
+        })
+        .collect();
+    // The moment of the kill is what varies; nothing waits for the load to get anywhere.
+    thread::sleep(pause);
+    let killed = Instant::now();
+    server.kill9();
+    let collect = threads.into_iter().map(|(sending, receiving)| {
+        let mut pair = sending.join().expect("the sender ended");
+        let (got, acked) = receiving.join().expect("the receiver ended");
+        for number in got {
+            assert!(pair.top.is_none_or(|top| top < number), "{number} is out of order or again");
+            pair.top = Some(number);
+            pair.got.insert(number);
+        }
+        pair.acked.extend(acked);
+        pair
+    });
+    (collect.collect(), killed)
+}
+
+/// Sends as fast as receipts come, until the connection breaks.
+fn send(number: usize, mut pair: Pair, mut client: Client) -> Pair {
+    let mut open = BTreeSet::new();
+    loop {
+        while open.len() < IN_FLIGHT as usize {
+            let n = pair.sent;
+            let frame = c2c(&id(number, n), &receiver(number), &json!(n));
+            if client.queue_text(&frame).is_err() {
+                pair.unanswered.extend(&open);
+                return pair;
+            }
+            pair.sent += 1;
+            open.insert(n);
+        }
+        let answer = client.flush().and_then(|()| client.next_text());
+        let Ok(text) = answer else {
+            pair.unanswered.extend(&open);
+            return pair;
+        };
+        let receipt: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(receipt["type"], "C2C_SERVER_ACK", "{text}");
+        let first = open.iter().copied().find(|n| receipt["id"] == id(number, *n));
+        let n = first.unwrap_or_else(|| panic!("a receipt for nothing open: {text}"));
+        open.remove(&n);
+        pair.stored.insert(n, receipt["server_ts"].as_u64().expect("ms"));
+    }
+}
+
+/// Acknowledges all but every fifth message, until the connection breaks.
+fn receive(number: usize, mut client: Client) -> (Vec<u32>, BTreeMap<u32, Instant>) {
+    let (mut got, mut acked) = (Vec::new(), BTreeMap::new());
+    while let Ok(text) = client.next_text() {
+        let message: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let n = message["payload"].as_u64().expect("a number") as u32;
+        got.push(n);
+        let ack = format!("CLIENT_ACK,C2C,{},r", id(number, n));
+        if n % 5 != 0 && client.send_text(&ack).is_ok() {
+            acked.insert(n, Instant::now());
+        }
+    }
+    (got, acked)
+}
+
+/// After the restart: what is pending comes, what was acknowledged in time does not, resends are
+/// recognised.
+fn verify(server: &Server, number: usize, pair: &mut Pair, killed: Instant, round: usize) {
+    let context = format!("pair {number}, round {round}");
+    let mut sending = Client::connect(server, &sender(number), "s");
+    for n in std::mem::take(&mut pair.unanswered) {
+        // A client sends again what was not answered; it may be stored already.
+        sending.send_c2c(&id(number, n), &receiver(number), &json!(n));
+        let receipt = sending.next();
+        assert_eq!(receipt["id"], id(number, n), "{context}");
+        pair.stored.insert(n, receipt["server_ts"].as_u64().expect("ms"));
+    }
+    if let Some((n, ts)) = pair.stored.iter().next_back() {
+        sending.send_c2c(&id(number, *n), &receiver(number), &json!(n));
+        assert_eq!(sending.next()["server_ts"], *ts, "{context}: the first result again");
+    }
+    let mut receiving = Client::connect(server, &receiver(number), "r");
+    let acked = pair.acked.clone();
+    let mut previous = None;
+    let mut waiting: BTreeSet<u32> =
+        pair.stored.keys().copied().filter(|n| !acked.contains_key(n)).collect();
+    let mut take = |message: serde_json::Value, waiting: &mut BTreeSet<u32>| {
+        let n = message["payload"].as_u64().expect("a number") as u32;
+        assert!(previous < Some(n), "{context}: {n} behind {previous:?}");
+        previous = Some(n);
+        if let Some(acked) = acked.get(&n) {
+            let age = killed.saturating_duration_since(*acked);
+            assert!(age < AGAIN, "{context}: {n} again, acknowledged {age:?} before the crash");
+        }
+        assert!(pair.stored.contains_key(&n), "{context}: {n} was never stored");
+        pair.got.insert(n);
+        pair.acked.insert(n, Instant::now());
+        pair.top = pair.top.max(Some(n));
+        waiting.remove(&n);
+        n
+    };
+    // A lost message would make this wait until the client's deadline.
+    while !waiting.is_empty() {
+        let n = take(receiving.next(), &mut waiting);
+        receiving.ack(&id(number, n));
+    }
+    // Acknowledgements of the last second may have been lost: those messages may come again.
+    loop {
+        receiving.send_text("ping").expect("connected");
+        let mut more = false;
+        loop {
+            let message = receiving.next();
+            if message == "pong2" {
+                break;
+            }
+            let n = take(message, &mut waiting);
+            receiving.ack(&id(number, n));
+            more = true;
+        }
+        if !more {
+            break;
+        }
+    }
+    receiving.close();
+    assert_eq!(pair.got.len(), pair.stored.len(), "{context}: everything stored was delivered");
+}

@@ -1,0 +1,340 @@
+//! Shards of the real core on one thread in virtual time, with the log that can crash.
+//!
+//! The test decides when commits happen and when loads are answered; nothing here sleeps or
+//! listens. What a connection was written is kept as frames.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ringpost_core::dialect::Settings;
+use ringpost_core::event::{CloseHow, Load, LoadId, Outputs, Routed};
+use ringpost_core::ids::{ConnId, DeviceId, Dialect, ShardId, Slot, UserId};
+use ringpost_core::session::{Hello, Login};
+use ringpost_core::shard::links::delivery_bytes;
+use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
+use ringpost_storage::fake::FakeLog;
+use ringpost_storage::{Batch, Log};
+use serde_json::Value;
+
+/// The `101` of the tests: the shard writes what it is given.
+const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+
+/// A connection's client side.
+#[derive(Debug, Default)]
+pub struct Client {
+    pub shard: usize,
+    pub open: bool,
+    /// Text frames that it was written and that the test has not taken.
+    pub frames: VecDeque<String>,
+    pub upgraded: bool,
+    pub closed: Option<CloseHow>,
+}
+
+/// One shard with what its driver holds.
+struct Thread {
+    shard: Shard,
+    open: Effects,
+    /// Turns handed to the log or waiting for it, in order.
+    held: VecDeque<Effects>,
+    durable: u64,
+    loads: VecDeque<(LoadId, Load)>,
+    drained: Vec<(u64, u64)>,
+}
+
+/// Everything.
+pub struct World {
+    pub log: FakeLog,
+    threads: Vec<Thread>,
+    mesh: VecDeque<(usize, usize, Routed)>,
+    pub clients: BTreeMap<ConnId, Client>,
+    pub now: Now,
+    next_conn: u32,
+    /// Turns become durable by themselves, in `settle`.
+    pub commits: bool,
+    /// Loads are answered by themselves.
+    pub answers_loads: bool,
+    /// Deliveries between shards arrive by themselves.
+    pub carries: bool,
+}
+
+impl World {
+    pub fn new(shards: u16) -> World {
+        World::on(FakeLog::new(7), shards, Now { mono_us: 1, wall_ms: 1_700_000_000_000 })
+    }
+
+    /// A process started on what is in `log`.
+    pub fn on(log: FakeLog, shards: u16, now: Now) -> World {
+        let mut world = World::idle(log, shards, now);
+        world.advance_ms(0);
+        world
+    }
+
+    /// A fresh process whose first id lease is on its way to the disk.
+    pub fn new_uncommitted(shards: u16) -> World {
+        let now = Now { mono_us: 1, wall_ms: 1_700_000_000_000 };
+        let mut world = World::idle(FakeLog::new(7), shards, now);
+        world.commits = false;
+        world.advance_ms(0);
+        world
+    }
+
+    fn idle(log: FakeLog, shards: u16, now: Now) -> World {
+        let opening = log.opening().clone();
+        let threads = (0..shards).map(|shard| {
+            let config = ShardConfig {
+                shard: ShardId(shard),
+                shards,
+                secret: opening.secret,
+                node: opening.node,
+                id_leased: opening.id_lease,
+                auto_create_users: true,
+                dialects: Settings::default(),
+            };
+            let open = Effects { turn: 1, ..Effects::default() };
+            let drained = vec![(0, 0); usize::from(shards)];
+            let (held, loads) = (VecDeque::new(), VecDeque::new());
+            Thread { shard: Shard::new(config), open, held, durable: 0, loads, drained }
+        });
+        World {
+            log,
+            threads: threads.collect(),
+            mesh: VecDeque::new(),
+            clients: BTreeMap::new(),
+            now,
+            next_conn: 0,
+            commits: true,
+            answers_loads: true,
+            carries: true,
+        }
+    }
+
+    pub fn admits(&self, shard: usize) -> bool {
+        self.threads[shard].shard.admits()
+    }
+
+    /// The process dies and starts again with what the log had made durable.
+    pub fn crash(self, shards: u16) -> World {
+        World::on(self.log.crash(), shards, self.now)
+    }
+
+    pub fn shards(&self) -> u16 {
+        self.threads.len() as u16
+    }
+
+    pub fn home(&self, user: &str) -> usize {
+        usize::from(Slot::of(user).shard(self.shards()).0)
+    }
+
+    /// Connects a device at its user's home.
+    pub fn connect(&mut self, user: &str, did: &str) -> ConnId {
+        let conn = self.open(user, did);
+        self.settle();
+        conn
+    }
+
+    /// The HTTP answer that a refused upgrade gets.
+    pub fn connect_refused(&mut self, user: &str, did: &str) -> String {
+        let conn = self.open(user, did);
+        self.settle();
+        let client = self.clients.get_mut(&conn).expect("opened above");
+        assert_eq!((client.upgraded, client.closed), (false, Some(CloseHow::Http)));
+        client.frames.pop_front().expect("an answer")
+    }
+
+    fn open(&mut self, user: &str, did: &str) -> ConnId {
+        let conn = ConnId { index: self.next_conn, generation: 0 };
+        self.next_conn += 1;
+        let shard = self.home(user);
+        self.clients.insert(conn, Client { shard, open: true, ..Client::default() });
+        let login = Login {
+            user: UserId::parse(user).expect("a valid id"),
+            device: DeviceId { dialect: Dialect::Imboy, name: did.into() },
+            expires_ms: self.now.wall_ms + 86_400_000,
+        };
+        let switching = SWITCHING.to_vec();
+        let hello = Box::new(Hello { dialect: Dialect::Imboy, switching, login: Ok(login) });
+        self.input(shard, Input::Opened { conn, hello });
+        conn
+    }
+
+    pub fn disconnect(&mut self, conn: ConnId) {
+        let client = self.clients.get_mut(&conn).expect("connected before");
+        assert!(std::mem::take(&mut client.open));
+        let shard = client.shard;
+        self.input(shard, Input::Closed { conn });
+        self.settle();
+    }
+
+    /// A text frame from the client.
+    pub fn say(&mut self, conn: ConnId, text: &str) {
+        let shard = self.clients[&conn].shard;
+        let mut bytes = text.as_bytes().to_vec();
+        self.input(shard, Input::Message { conn, binary: false, bytes: &mut bytes });
+        self.settle();
+    }
+
+    /// A private message with a text payload.
+    pub fn send(&mut self, conn: ConnId, id: &str, to: &str, text: &str) {
+        let frame = serde_json::json!({"id": id, "type": "C2C", "to": to, "payload": text});
+        self.say(conn, &frame.to_string());
+    }
+
+    pub fn ack(&mut self, conn: ConnId, wire_id: &str, did: &str) {
+        self.say(conn, &format!("CLIENT_ACK,C2C,{wire_id},{did}"));
+    }
+
+    /// The frames that came since the last call.
+    pub fn take(&mut self, conn: ConnId) -> Vec<Value> {
+        let client = self.clients.get_mut(&conn).expect("connected before");
+        let frames = client.frames.drain(..);
+        frames.map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text))).collect()
+    }
+
+    /// The payloads of the messages that came since the last call; anything else must not come.
+    pub fn take_messages(&mut self, conn: ConnId) -> Vec<String> {
+        let messages = self.take(conn).into_iter().map(|frame| {
+            assert_eq!(frame["type"], "C2C", "{frame}");
+            frame["payload"].as_str().expect("the tests send texts").to_owned()
+        });
+        messages.collect()
+    }
+
+    pub fn advance_ms(&mut self, ms: u64) {
+        // In small steps, as a driver would: timers arm timers.
+        let until = self.now.mono_us + ms * 1000;
+        loop {
+            for shard in 0..self.threads.len() {
+                self.input(shard, Input::Tick);
+            }
+            self.settle();
+            if self.now.mono_us >= until {
+                return;
+            }
+            let step = (until - self.now.mono_us).min(4_000);
+            self.now.mono_us += step;
+            self.now.wall_ms += step / 1000;
+        }
+    }
+
+    /// Performs whatever the world does by itself, until nothing is left to do.
+    pub fn settle(&mut self) {
+        loop {
+            let mut idle = true;
+            for shard in 0..self.threads.len() {
+                idle &= !self.end_turn(shard);
+                idle &= !(self.commits && self.commit(shard));
+                idle &= !(self.answers_loads && self.answer_load(shard));
+            }
+            idle &= !(self.carries && self.carry());
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn input(&mut self, shard: usize, input: Input<'_>) {
+        let thread = &mut self.threads[shard];
+        thread.shard.handle(self.now, input, &mut thread.open);
+        thread.loads.extend(thread.open.loads.drain(..));
+    }
+
+    /// Ends the open turn of a shard, if there is anything in it.
+    fn end_turn(&mut self, shard: usize) -> bool {
+        let thread = &mut self.threads[shard];
+        let mut now = std::mem::take(&mut thread.open.now);
+        let acted = !now.is_empty();
+        let sealed = !thread.open.entries.is_empty() && thread.held.len() < 2;
+        // Held effects without entries leave with the turns before them.
+        let loose = thread.open.entries.is_empty() && thread.held.is_empty();
+        let mut released = Outputs::default();
+        if sealed {
+            let turn = thread.open.turn + 1;
+            let open = Effects { turn, ..Effects::default() };
+            thread.held.push_back(std::mem::replace(&mut thread.open, open));
+        } else if loose {
+            released = std::mem::take(&mut thread.open.held);
+        }
+        let acted = acted || sealed || !released.is_empty();
+        self.perform(shard, &mut now);
+        self.perform(shard, &mut released);
+        acted
+    }
+
+    /// Makes the oldest turn of a shard durable.
+    pub fn commit(&mut self, shard: usize) -> bool {
+        let thread = &mut self.threads[shard];
+        let Some(mut turn) = thread.held.pop_front() else { return false };
+        let mut batch = Batch::default();
+        batch.push(&turn);
+        self.log.commit(&[&batch]).expect("the fake does not fail");
+        thread.durable = turn.turn;
+        self.perform(shard, &mut turn.held);
+        self.input(shard, Input::Durable { turn: turn.turn });
+        true
+    }
+
+    /// Answers the oldest load of a shard.
+    pub fn answer_load(&mut self, shard: usize) -> bool {
+        let Some((id, load)) = self.threads[shard].loads.pop_front() else { return false };
+        let loaded = self.log.load(&load).expect("the fake does not fail");
+        self.input(shard, Input::Loaded { id, loaded });
+        true
+    }
+
+    /// Brings the oldest message between shards to its shard.
+    pub fn carry(&mut self) -> bool {
+        let Some((from, to, routed)) = self.mesh.pop_front() else { return false };
+        let bytes = delivery_bytes(&routed);
+        self.input(to, Input::Routed { from: ShardId(from as u16), routed });
+        if let Some(bytes) = bytes {
+            let (deliveries, drained) = &mut self.threads[to].drained[from];
+            *deliveries += 1;
+            *drained += bytes;
+            let (deliveries, bytes) = (*deliveries, *drained);
+            let shard = ShardId(to as u16);
+            self.input(from, Input::LinkDrained { shard, deliveries, bytes });
+        }
+        true
+    }
+
+    fn perform(&mut self, shard: usize, outputs: &mut Outputs) {
+        for write in &outputs.writes {
+            let range = write.range.start as usize..write.range.end as usize;
+            let bytes = &outputs.arena[range];
+            let client = self.clients.get_mut(&write.conn).expect("known to the test");
+            if !client.open {
+                continue;
+            }
+            assert_eq!(client.closed, None, "nothing is written behind a close");
+            if bytes == SWITCHING {
+                assert!(!client.upgraded, "one answer to one upgrade");
+                client.upgraded = true;
+            } else if bytes.starts_with(b"HTTP/1.1 ") {
+                assert!(!client.upgraded, "one answer to one upgrade");
+                client.frames.push_back(String::from_utf8_lossy(bytes).into_owned());
+            } else {
+                assert!(client.upgraded, "the 101 comes first, not {}", text_of_frame(bytes));
+                client.frames.push_back(text_of_frame(bytes));
+            }
+        }
+        for close in &outputs.closes {
+            let client = self.clients.get_mut(&close.conn).expect("known to the test");
+            client.closed = Some(close.how);
+        }
+        for (to, routed) in outputs.routes.drain(..) {
+            assert_ne!(usize::from(to.0), shard, "nothing is routed to oneself");
+            self.mesh.push_back((shard, usize::from(to.0), routed));
+        }
+    }
+}
+
+/// The payload of one unmasked, unfragmented text frame (RFC 6455 section 5.2).
+fn text_of_frame(bytes: &[u8]) -> String {
+    assert_eq!(bytes[0], 0x81, "a whole text frame");
+    let (len, start) = match bytes[1] {
+        126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
+        127 => (u64::from_be_bytes(bytes[2..10].try_into().expect("eight")) as usize, 10),
+        short => (usize::from(short), 2),
+    };
+    assert_eq!(bytes.len(), start + len, "one frame per write");
+    String::from_utf8(bytes[start..].to_vec()).expect("text frames are UTF-8")
+}
