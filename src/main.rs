@@ -1,1 +1,160 @@
-fn main(){}
+//! The `ringpost` binary: reads what was asked for, and has it done. Exit status 0: done; 1: failed;
+//! 2: wrong usage or configuration; others: see [`fatal::Cause`].
+
+mod accept;
+mod bounds;
+mod cli;
+mod config;
+mod conn;
+mod control;
+mod doctor;
+mod engine;
+mod fatal;
+mod flush;
+mod health;
+mod log;
+mod logging;
+mod mesh;
+mod out;
+mod secrets;
+mod serve;
+mod shard_thread;
+mod stats;
+mod sys;
+mod table;
+#[cfg(test)]
+mod testing;
+mod token;
+mod turn;
+mod watch;
+mod welcome;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cli::{CliError, Request};
+use config::Config;
+use control::auth::ApiKeys;
+use doctor::Verdict;
+use fatal::Cause;
+use token::{Grant, SecretError, Tokens};
+
+/// Per-thread heaps: what a shard allocates it also frees, and no shard waits for another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Something failed that is not the usage's fault.
+const FAILED: u8 = 1;
+/// The command line, a variable or the configuration file is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // A variable that is not Unicode cannot be one of ours: all our values are.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    match cli::parse(std::env::args_os(), variables) {
+        Ok(Request::Serve(config)) => serve(&config),
+        Ok(Request::Token { config, grant }) => print_token(&config, &grant),
+        Err(CliError::Usage(error)) => {
+            // Nothing can be told to a terminal that has gone away.
+            let _unheard = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
+        }
+        Err(CliError::Config(error)) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Checks the machine, fetches or makes the secrets, and runs the server to its end.
+fn serve(config: &Config) -> ExitCode {
+    logging::start(config.log);
+    if !machine_is_fit(config.shards) {
+        return Cause::Environment.into();
+    }
+    let (tokens, api) = match prepare(config) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tracing::error!("{error}");
+            return Cause::Config.into();
+        }
+    };
+    serve::serve(config, Box::new(tokens), api, |bound| {
+        let generated = config.auth.is_empty().then_some(config.data.as_path());
+        let listen = bound.listen.first().expect("at least one listener is configured");
+        let text = welcome::text(*listen, bound.api, &config.routes, generated);
+        // The server does not need anybody to read it.
+        let _unheard = io::stderr().write_all(text.as_bytes());
+    })
+}
+
+/// Logs what the machine lacks; `false` when the server cannot work on it.
+fn machine_is_fit(shards: u16) -> bool {
+    let mut fit = true;
+    for finding in doctor::start_up(shards) {
+        match finding.verdict {
+            Verdict::Good => tracing::debug!("{finding}"),
+            Verdict::Advice => tracing::warn!("{finding}"),
+            Verdict::Fatal => {
+                tracing::error!("{finding}");
+                fit = false;
+            }
+        }
+    }
+    fit
+}
+
+/// The keys of tokens and of the API, from the configuration or the data directory.
+fn prepare(config: &Config) -> Result<(Tokens, control::Setup), SecretError> {
+    let in_data = |name: &str| -> Result<String, SecretError> {
+        let path = config.data.join(name);
+        let wrong = |problem| SecretError { path: path.clone(), problem };
+        secrets::create_private_directory(&config.data).map_err(wrong)?;
+        let (secret, made) = secrets::load_or_create(&path).map_err(wrong)?;
+        if made {
+            tracing::info!(path = %path.display(), "made a secret, readable by this user alone");
+        }
+        Ok(secret)
+    };
+    let (tokens, signer) = token::keys(&config.auth, || in_data(secrets::TOKEN_SECRET))?;
+    let keys = ApiKeys::new(&config.api.keys, || in_data(secrets::API_KEY))?;
+    let metrics_public = config.metrics.public;
+    Ok((tokens, control::Setup { keys, signer, metrics_public }))
+}
+
+/// Prints a token alone, so that `$(ringpost token …)` is one.
+fn print_token(config: &Config, grant: &Grant) -> ExitCode {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    let secret = || load_secret(&config.data.join(secrets::TOKEN_SECRET));
+    let token = match token::keys(&config.auth, secret) {
+        Ok((_, signer)) => signer.mint(wall_ms, grant),
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            if error.problem.kind() == io::ErrorKind::NotFound {
+                eprintln!("start the server once, which makes it, or give its directory by --data");
+            }
+            return ExitCode::from(FAILED);
+        }
+    };
+    match token {
+        Ok(token) => match writeln!(io::stdout(), "{token}") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("ringpost: standard output: {error}");
+                ExitCode::from(FAILED)
+            }
+        },
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn load_secret(path: &Path) -> Result<String, SecretError> {
+    secrets::load(path).map_err(|problem| SecretError { path: path.to_owned(), problem })
+}

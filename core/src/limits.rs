@@ -38,8 +38,12 @@ pub const CONVERSATION_WAITERS_MAX: usize = 64;
 pub const WINDOW_MESSAGES: u32 = 1024;
 /// The same, in bytes of frames.
 pub const WINDOW_BYTES: u64 = 256 << 10;
-/// Acknowledged ranges above a device's position in one conversation; then pull mode.
-pub const CURSOR_RANGES_MAX: usize = 32;
+/// Acknowledged ranges above a device's position in one conversation; then pull mode: nothing more
+/// is sent before older messages are acknowledged.
+pub const CURSOR_RANGES_PULL: usize = 32;
+/// Acknowledged ranges that a position can have: what is in flight when pull mode begins may still
+/// be acknowledged one by one, and each of those acknowledgements must survive a crash.
+pub const CURSOR_RANGES_MAX: usize = WINDOW_MESSAGES as usize;
 /// Pull mode waits for this much room, or for [`PULL_DELAY_MS`], so that a page carries more than
 /// one message.
 pub const PULL_ROOM_MESSAGES: u32 = WINDOW_MESSAGES / 8;

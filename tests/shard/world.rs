@@ -11,10 +11,11 @@ use ringpost_core::ids::{ConnId, DeviceId, Dialect, ShardId, Slot, UserId};
 use ringpost_core::session::{Hello, Login};
 use ringpost_core::shard::links::delivery_bytes;
 use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
-use ringpost_storage::fake::FakeLog;
-use ringpost_storage::{Batch, Log};
+use ringpost_storage::{Batch, Fake, FakeSeed, Log};
 use serde_json::Value;
 
+/// Of the store.
+const SEED: FakeSeed = FakeSeed { epoch: 1, node: [1, 2, 3], secret: 7 };
 /// The `101` of the tests: the shard writes what it is given.
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 
@@ -42,7 +43,7 @@ struct Thread {
 
 /// Everything.
 pub struct World {
-    pub log: FakeLog,
+    pub log: Fake,
     threads: Vec<Thread>,
     mesh: VecDeque<(usize, usize, Routed)>,
     pub clients: BTreeMap<ConnId, Client>,
@@ -58,11 +59,11 @@ pub struct World {
 
 impl World {
     pub fn new(shards: u16) -> World {
-        World::on(FakeLog::new(7), shards, Now { mono_us: 1, wall_ms: 1_700_000_000_000 })
+        World::on(Fake::new(SEED), shards, Now { mono_us: 1, wall_ms: 1_700_000_000_000 })
     }
 
     /// A process started on what is in `log`.
-    pub fn on(log: FakeLog, shards: u16, now: Now) -> World {
+    pub fn on(log: Fake, shards: u16, now: Now) -> World {
         let mut world = World::idle(log, shards, now);
         world.advance_ms(0);
         world
@@ -71,13 +72,13 @@ impl World {
     /// A fresh process whose first id lease is on its way to the disk.
     pub fn new_uncommitted(shards: u16) -> World {
         let now = Now { mono_us: 1, wall_ms: 1_700_000_000_000 };
-        let mut world = World::idle(FakeLog::new(7), shards, now);
+        let mut world = World::idle(Fake::new(SEED), shards, now);
         world.commits = false;
         world.advance_ms(0);
         world
     }
 
-    fn idle(log: FakeLog, shards: u16, now: Now) -> World {
+    fn idle(log: Fake, shards: u16, now: Now) -> World {
         let opening = log.opening().clone();
         let threads = (0..shards).map(|shard| {
             let config = ShardConfig {
@@ -85,7 +86,7 @@ impl World {
                 shards,
                 secret: opening.secret,
                 node: opening.node,
-                id_leased: opening.id_lease,
+                id_leased: opening.leased,
                 auto_create_users: true,
                 dialects: Settings::default(),
             };
@@ -113,7 +114,7 @@ impl World {
 
     /// The process dies and starts again with what the log had made durable.
     pub fn crash(self, shards: u16) -> World {
-        World::on(self.log.crash(), shards, self.now)
+        World::on(self.log.crash_image(self.log.durable()), shards, self.now)
     }
 
     pub fn shards(&self) -> u16 {
@@ -265,7 +266,7 @@ impl World {
         let Some(mut turn) = thread.held.pop_front() else { return false };
         let mut batch = Batch::default();
         batch.push(&turn);
-        self.log.commit(&[&batch]).expect("the fake does not fail");
+        self.log.commit(std::slice::from_ref(&batch)).expect("the fake does not fail");
         thread.durable = turn.turn;
         self.perform(shard, &mut turn.held);
         self.input(shard, Input::Durable { turn: turn.turn });

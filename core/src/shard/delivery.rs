@@ -10,7 +10,7 @@ use crate::dialect::imboy;
 use crate::event::{Effects, Entry, Load, Outputs, Position, Routed, Write};
 use crate::ids::{ConvKey, DeviceId, Dialect, MessageId, UserId};
 use crate::limits::{
-    CURSOR_FLUSH_MS, CURSOR_RANGES_MAX, PAGE_BYTES, PULL_DELAY_MS, PULL_ROOM_MESSAGES, SETTLE_MS,
+    CURSOR_FLUSH_MS, CURSOR_RANGES_PULL, PAGE_BYTES, PULL_DELAY_MS, PULL_ROOM_MESSAGES, SETTLE_MS,
     WINDOW_BYTES,
 };
 use crate::record::{Page, Record};
@@ -80,7 +80,7 @@ impl Shard {
                 passed = true;
                 continue;
             }
-            let room = live.has_room() && cursor.ranges(key, live) < CURSOR_RANGES_MAX;
+            let room = live.has_room() && cursor.ranges(key, live) < CURSOR_RANGES_PULL;
             if !next || !room || cursor.behind {
                 unread = true;
                 continue;
@@ -242,7 +242,7 @@ impl Shard {
                 self.arm_settle(user, key);
                 continue;
             }
-            if !live.has_room() || cursor.ranges(key, live) >= CURSOR_RANGES_MAX {
+            if !live.has_room() || cursor.ranges(key, live) >= CURSOR_RANGES_PULL {
                 live.stalled = true;
                 continue;
             }
@@ -333,7 +333,7 @@ impl Shard {
             cursor.sent = record.seq;
             return Some(None);
         }
-        if !live.has_room() || cursor.ranges(key, live) >= CURSOR_RANGES_MAX {
+        if !live.has_room() || cursor.ranges(key, live) >= CURSOR_RANGES_PULL {
             live.stalled = true;
             return None;
         }

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::event::{ControlId, DeviceRow, Operation, Position, UserRow};
 use crate::ids::{ConnId, ConvKey, DeviceId, MessageId, UserId};
-use crate::limits::{CURSOR_RANGES_MAX, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::limits::{CURSOR_RANGES_MAX, CURSOR_RANGES_PULL, WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::record::Page;
 use crate::session::Hello;
 
@@ -386,7 +386,7 @@ impl Cursor {
             }
             touch
         });
-        // Pull mode keeps it at that many; what is cut off is only offered again.
+        // More cannot come together in one window; what is cut off would only be offered again.
         ranges.truncate(CURSOR_RANGES_MAX);
         Position { acked: first - 1, ranges }
     }
@@ -394,7 +394,7 @@ impl Cursor {
     /// How many acknowledged ranges lie above the first unacknowledged message.
     pub(crate) fn ranges(&self, key: ConvKey, live: &Live) -> usize {
         // Fewer open messages than ranges allowed cannot leave more gaps.
-        if (self.unacked as usize) < CURSOR_RANGES_MAX {
+        if (self.unacked as usize) < CURSOR_RANGES_PULL {
             return 0;
         }
         self.position(key, live).ranges.len()
@@ -441,7 +441,7 @@ mod tests {
         assert_eq!(position(9, &[8], &[(3, 4), (10, 11)]), (7, vec![(9, 11)]));
         assert_eq!(position(9, &[], &[(11, 12)]), (9, vec![(11, 12)]));
         let every_second: Vec<u64> = (1..200).step_by(2).collect();
-        assert_eq!(position(200, &every_second, &[]).1.len(), CURSOR_RANGES_MAX);
+        assert_eq!(position(200, &every_second, &[]).1.len(), 100);
     }
 
     #[test]

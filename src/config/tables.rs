@@ -1,0 +1,244 @@
+//! The lists of tables in the configuration file: listeners, routes, API keys, token keys.
+//!
+//! They can be given in the file alone. Unknown fields are errors with their name.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ringpost_core::admit::Route;
+use ringpost_core::ids::Dialect;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::Config;
+
+/// Listeners of a process: each has a socket on each shard.
+const LISTENERS_MAX: usize = 16;
+/// Routes are compared one by one for each upgrade.
+const ROUTES_MAX: usize = 64;
+/// API keys are compared one by one for each request.
+const API_KEYS_MAX: usize = 256;
+/// A token without a `kid` may be checked with each key of its algorithm.
+const AUTH_MAX: usize = 16;
+/// Shorter secrets can be guessed; RFC 7518 section 3.2 asks for 32.
+const SECRET_BYTES_MIN: usize = 16;
+/// No key is longer; keeps a wrong file from being read as a secret.
+pub const SECRET_BYTES_MAX: usize = 4096;
+
+/// `[[listener]]`: where WebSocket clients connect.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// IP address and port; 0: the system chooses.
+    pub address: SocketAddr,
+}
+
+/// `[[api.key]]`: who may use the HTTP API.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// For logs; 1 to 64 bytes.
+    pub name: String,
+    /// SHA-256 of the key; in the file `sha256:` and 64 hexadecimal digits.
+    #[serde(deserialize_with = "hash")]
+    pub hash: [u8; 32],
+    /// What it may do; at least one.
+    pub scopes: Vec<Scope>,
+}
+
+/// What an API key may do. None contains another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Look at everything, metrics included.
+    Read,
+    /// Change users and what follows.
+    Write,
+    /// Mint tokens: become any user.
+    Admin,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Scope; 3] = [Scope::Read, Scope::Write, Scope::Admin];
+
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Write => "write",
+            Scope::Admin => "admin",
+        }
+    }
+}
+
+/// `[[auth]]`: a key that tokens may be signed with, and what they must say.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Auth {
+    /// The `kid` of its tokens; without one, tokens with any `kid` or none.
+    pub kid: Option<String>,
+    /// The HS256 secret.
+    pub secret: Secret,
+    /// The claim that holds the user id.
+    pub user_claim: String,
+    /// Claims that must have these very values.
+    pub require: BTreeMap<String, serde_json::Value>,
+}
+
+/// Where a secret is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// In the configuration itself.
+    Inline(String),
+    /// In this file; white space at its end does not count.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Secret::Inline(_) => f.write_str("Inline(…)"),
+            Secret::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+type Put = fn(&mut Config, &toml::Value) -> Result<(), String>;
+
+/// Names of the lists.
+pub const NAMES: [&str; 4] = ["listener", "route", "api.key", "auth"];
+
+/// What takes the list of this name.
+pub fn find(name: &str) -> Option<Put> {
+    match name {
+        "listener" => Some(put_listeners),
+        "route" => Some(put_routes),
+        "api.key" => Some(put_api_keys),
+        "auth" => Some(put_auth),
+        _ => None,
+    }
+}
+
+/// Why a secret cannot be one, if so.
+pub fn check_secret(secret: &str) -> Result<(), String> {
+    if (SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&secret.len()) {
+        return Ok(());
+    }
+    Err(format!("a secret must have {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes"))
+}
+
+fn put_listeners(config: &mut Config, value: &toml::Value) -> Result<(), String> {
+    config.listeners = list(value, LISTENERS_MAX)?;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteTable {
+    path: String,
+    dialect: String,
+}
+
+fn put_routes(config: &mut Config, value: &toml::Value) -> Result<(), String> {
+    config.routes.clear();
+    for RouteTable { path, dialect } in list(value, ROUTES_MAX)? {
+        let plain = path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
+        if !path.starts_with('/') || !plain || path.len() > 1024 {
+            return Err(format!("path {path:?}: must start with / and have no query"));
+        }
+        let name = dialect;
+        let dialect = (0..=u8::MAX).filter_map(Dialect::from_number).find(|d| d.name() == name);
+        let dialect = dialect.ok_or_else(|| format!("dialect {name:?} is not known"))?;
+        if config.routes.iter().any(|route| route.path == path) {
+            return Err(format!("path {path:?} is given twice"));
+        }
+        config.routes.push(Route { path, dialect });
+    }
+    Ok(())
+}
+
+fn put_api_keys(config: &mut Config, value: &toml::Value) -> Result<(), String> {
+    let keys: Vec<ApiKey> = list(value, API_KEYS_MAX)?;
+    for (index, key) in keys.iter().enumerate() {
+        if !(1..=64).contains(&key.name.len()) {
+            return Err("name: must have 1 to 64 bytes".to_owned());
+        }
+        if key.scopes.is_empty() {
+            return Err(format!("scopes of {:?}: at least one of read, write, admin", key.name));
+        }
+        if keys[..index].iter().any(|other| other.name == key.name) {
+            return Err(format!("name {:?} is given twice", key.name));
+        }
+    }
+    config.api.keys = keys;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthTable {
+    kid: Option<String>,
+    secret: Option<String>,
+    secret_file: Option<PathBuf>,
+    #[serde(default = "default_user_claim")]
+    user_claim: String,
+    #[serde(default)]
+    require: BTreeMap<String, serde_json::Value>,
+}
+
+fn default_user_claim() -> String {
+    "sub".to_owned()
+}
+
+fn put_auth(config: &mut Config, value: &toml::Value) -> Result<(), String> {
+    config.auth.clear();
+    for table in list::<AuthTable>(value, AUTH_MAX)? {
+        let AuthTable { kid, secret, secret_file, user_claim, require } = table;
+        let secret = match (secret, secret_file) {
+            (Some(secret), None) => {
+                check_secret(&secret).map_err(|problem| format!("secret: {problem}"))?;
+                Secret::Inline(secret)
+            }
+            (None, Some(path)) => Secret::File(path),
+            _ => return Err("either secret or secret_file must be given".to_owned()),
+        };
+        if !(1..=64).contains(&user_claim.len()) {
+            return Err("user_claim: must have 1 to 64 bytes".to_owned());
+        }
+        if require.contains_key(&user_claim) {
+            return Err(format!("require: {user_claim} is the user's id, different in each token"));
+        }
+        if let Some(claim) = require.keys().find(|claim| matches!(claim.as_str(), "exp" | "nbf")) {
+            return Err(format!("require: {claim} is checked against the clock"));
+        }
+        config.auth.push(Auth { kid, secret, user_claim, require });
+    }
+    Ok(())
+}
+
+fn list<T: DeserializeOwned>(value: &toml::Value, count_max: usize) -> Result<Vec<T>, String> {
+    let items: Vec<T> = value.clone().try_into().map_err(|error: toml::de::Error| {
+        // The library's text may span lines and end with one.
+        error.message().trim().to_owned()
+    })?;
+    if items.is_empty() || items.len() > count_max {
+        return Err(format!("must have 1 to {count_max} tables"));
+    }
+    Ok(items)
+}
+
+fn hash<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let wrong = || serde::de::Error::custom("hash: must be sha256: and 64 hexadecimal digits");
+    let digits = text.strip_prefix("sha256:").ok_or_else(wrong)?;
+    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let mut hash = [0; 32];
+    for (index, byte) in hash.iter_mut().enumerate() {
+        let pair = &digits[2 * index..2 * index + 2];
+        *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+    }
+    Ok(hash)
+}

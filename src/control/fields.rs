@@ -1,0 +1,166 @@
+//! Reads a JSON body field by field, so that every refusal names its field.
+//!
+//! Every field must be asked for: what is left over at the end is unknown, and refused.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use ringpost_core::ids::UserId;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+
+/// A body that is a JSON object, and which of its fields are still to be read.
+#[derive(Debug)]
+pub struct Fields(Map<String, Value>);
+
+impl<S: Send + Sync> FromRequest<S> for Fields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Fields, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(refusal)?;
+        Fields::parse(&bytes)
+    }
+}
+
+fn refusal(rejection: BytesRejection) -> ApiError {
+    match rejection.into_response().status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::too_large(format!("a body may have {} bytes", super::BODY_BYTES_MAX))
+        }
+        _ => ApiError::bad_request("the body did not come whole"),
+    }
+}
+
+impl Fields {
+    fn parse(bytes: &[u8]) -> Result<Fields, ApiError> {
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(fields)) => Ok(Fields(fields)),
+            Ok(_) => Err(ApiError::bad_request("the body must be a JSON object")),
+            Err(error) => Err(ApiError::bad_request(format!("the body is not JSON: {error}"))),
+        }
+    }
+
+    /// Takes a field out; `None` when it is absent. Null is a value here.
+    pub fn take(&mut self, name: &'static str) -> Option<Value> {
+        self.0.remove(name)
+    }
+
+    /// A text of `bytes_max` bytes at most; null and absent are `None`.
+    pub fn text(
+        &mut self,
+        name: &'static str,
+        bytes_max: usize,
+    ) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if text.len() <= bytes_max => Ok(Some(text)),
+            Some(_) => {
+                Err(ApiError::invalid(name, format!("must be a text of at most {bytes_max} bytes")))
+            }
+        }
+    }
+
+    /// A whole number; null and absent are `None`.
+    pub fn number(&mut self, name: &'static str) -> Result<Option<u64>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let number = value.as_u64();
+                let wrong = || ApiError::invalid(name, "must be a whole number, not below 0");
+                number.map(Some).ok_or_else(wrong)
+            }
+        }
+    }
+
+    /// One of some words; null and absent are `None`.
+    pub fn word<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        words: &str,
+    ) -> Result<Option<T>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let wrong = |_| ApiError::invalid(name, format!("must be one of {words}"));
+                serde_json::from_value(value).map(Some).map_err(wrong)
+            }
+        }
+    }
+
+    /// A user id, which must be there.
+    pub fn user(&mut self, name: &'static str) -> Result<UserId, ApiError> {
+        match self.take(name) {
+            Some(Value::String(id)) => user_id(name, &id),
+            _ => Err(ApiError::invalid(name, USER_ID)),
+        }
+    }
+
+    /// Every field has been asked for: the first one that is left is unknown.
+    pub fn end(self) -> Result<(), ApiError> {
+        match self.0.into_iter().next() {
+            Some((name, _)) => Err(ApiError::unknown_field(name)),
+            None => Ok(()),
+        }
+    }
+}
+
+const USER_ID: &str =
+    "must be a user id: 1 to 64 of A-Z a-z 0-9 _ . @ : - and none of the reserved words";
+
+/// The user id in a field or in the path.
+pub fn user_id(field: &'static str, id: &str) -> Result<UserId, ApiError> {
+    UserId::parse(id).ok_or_else(|| ApiError::invalid(field, USER_ID))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::Role;
+
+    fn fields(body: &str) -> Fields {
+        Fields::parse(body.as_bytes()).expect("a JSON object")
+    }
+
+    #[test]
+    fn a_body_is_an_object() {
+        for body in ["", "{", "[]", "7", "null", "{\"a\":1}x", "\u{0}"] {
+            assert!(Fields::parse(body.as_bytes()).is_err(), "{body:?}");
+        }
+        assert!(Fields::parse(b"{\"a\":\"\xff\"}").is_err(), "not UTF-8");
+        // Deeper than anything we ask for: refused, not a full stack.
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(Fields::parse(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn values_of_the_wrong_kind_are_refused_with_their_field() {
+        assert_eq!(fields(r#"{"a":"xy"}"#).text("a", 2), Ok(Some("xy".to_owned())));
+        assert_eq!(fields(r#"{"a":null}"#).text("a", 2), Ok(None));
+        assert_eq!(fields("{}").text("a", 2), Ok(None));
+        assert!(fields(r#"{"a":"xyz"}"#).text("a", 2).is_err());
+        assert!(fields(r#"{"a":1}"#).text("a", 2).is_err());
+        assert_eq!(fields(r#"{"a":7}"#).number("a"), Ok(Some(7)));
+        assert!(fields(r#"{"a":-7}"#).number("a").is_err());
+        assert!(fields(r#"{"a":"7"}"#).number("a").is_err());
+        assert!(fields(r#"{"a":7.5}"#).number("a").is_err());
+        let role = |body| fields(body).word::<Role>("role", "user, service");
+        assert_eq!(role(r#"{"role":"service"}"#), Ok(Some(Role::Service)));
+        assert_eq!(role("{}"), Ok(None));
+        assert!(role(r#"{"role":"root"}"#).is_err());
+        assert!(role(r#"{"role":1}"#).is_err());
+        assert!(fields("{}").user("user").is_err());
+        assert!(fields(r#"{"user":"a b"}"#).user("user").is_err());
+        assert!(fields(r#"{"user":"a"}"#).user("user").is_ok());
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_unknown() {
+        let mut fields = fields(r#"{"a":1,"b":2}"#);
+        assert_eq!(fields.take("a"), Some(Value::from(1)));
+        assert_eq!(fields.end(), Err(ApiError::unknown_field("b".to_owned())));
+    }
+}

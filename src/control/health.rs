@@ -1,0 +1,44 @@
+//! `/healthz`, `/readyz` and `/v1/info`: what a supervisor, a load balancer and an operator ask.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use ringpost_core::limits;
+use serde_json::{Value, json};
+
+use super::auth::MayRead;
+use super::error::ApiError;
+use super::{BODY_BYTES_MAX, Shared};
+
+/// The process lives: it answers.
+pub async fn alive() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// Whether new connections should be sent here; 503 with the reason when not.
+pub async fn ready(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
+    match shared.process.health.ready() {
+        Ok(()) => Ok(Json(json!({ "status": "ready" }))),
+        Err(reason) => Err(ApiError::unavailable(reason.reason())),
+    }
+}
+
+/// Version, shards, uptime, limits.
+pub async fn info(_: MayRead, State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "shards": shared.process.mesh.shards(),
+        "uptime_s": shared.process.health.uptime().as_secs(),
+        "limits": {
+            "content_bytes": limits::CONTENT_BYTES_MAX,
+            "message_bytes": limits::MESSAGE_BYTES_MAX,
+            "user_connections": limits::USER_CONNECTIONS_MAX,
+            "user_devices": limits::USER_DEVICES_MAX,
+            "connection_requests": limits::CONNECTION_REQUESTS_MAX,
+            "window_messages": limits::WINDOW_MESSAGES,
+            "window_bytes": limits::WINDOW_BYTES,
+            "api_body_bytes": BODY_BYTES_MAX,
+        },
+    }))
+}

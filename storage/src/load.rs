@@ -1,0 +1,231 @@
+//! The answers to a [`Load`], from three ways to read: a key, the end of a conversation's log, a
+//! range. RocksDB and the fake give these three; what they mean is decided once, here.
+
+use std::ops::ControlFlow;
+
+use ringpost_core::event::{ConversationLoaded, InboxMark, Load, Loaded, Position, UserLoaded};
+use ringpost_core::ids::{ConvKey, Conversation, DeviceId, UserId};
+use ringpost_core::record::Page;
+
+use crate::error::{LogError, Malformed, hex};
+use crate::keys::{self, Family};
+use crate::{record, value};
+
+/// Why a view has no answer.
+#[derive(Debug)]
+pub(crate) enum Miss {
+    /// Memory does not have it and the disk was not to be asked.
+    Cold,
+    /// It could not be read, or is not what was written.
+    Failed(LogError),
+}
+
+impl From<LogError> for Miss {
+    fn from(error: LogError) -> Miss {
+        Miss::Failed(error)
+    }
+}
+
+/// For those who may ask the disk.
+impl From<Miss> for LogError {
+    fn from(miss: Miss) -> LogError {
+        match miss {
+            Miss::Failed(error) => error,
+            Miss::Cold => LogError::Read("the disk was not read, though it may be".into()),
+        }
+    }
+}
+
+/// Ways to read committed keys. Each call sees one state; two calls may see two.
+pub(crate) trait View {
+    /// The value of a key, handed to `read`.
+    fn get<R>(
+        &self,
+        family: Family,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> Result<R, Malformed>,
+    ) -> Result<Option<R>, Miss>;
+
+    /// The last record of a conversation, handed to `read` with its key.
+    fn last<R>(
+        &self,
+        conversation: ConvKey,
+        read: impl FnOnce(&[u8], &[u8]) -> Result<R, Malformed>,
+    ) -> Result<Option<R>, Miss>;
+
+    /// The keys of `from..end` in order, handed to `visit` until it breaks.
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        end: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Malformed>,
+    ) -> Result<(), Miss>;
+}
+
+/// What a malformed key or value is reported as.
+pub(crate) fn malformed(family: Family, key: &[u8], why: Malformed) -> LogError {
+    LogError::Corrupt { file: None, what: format!("{why} ({} {})", family.name(), hex(key)) }
+}
+
+/// Answers `load`.
+pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
+    match load {
+        Load::Conversation { key, expected } => conversation(view, *key, expected.as_ref())
+            .map(|loaded| Loaded::Conversation(Box::new(loaded))),
+        Load::Dedup { key } => {
+            view.get(Family::Dedup, &keys::dedup(*key), value::stored).map(Loaded::Dedup)
+        }
+        Load::User { user: id } => user(view, id).map(|loaded| Loaded::User(Box::new(loaded))),
+        Load::Inbox { user, after, limit } => inbox(view, user, *after, *limit).map(Loaded::Inbox),
+        Load::Cursors { user, conversation } => {
+            cursors(view, user, *conversation).map(Loaded::Cursors)
+        }
+        Load::Page { conversation, from, to, bytes } => {
+            page(view, *conversation, *from, *to, *bytes).map(Loaded::Page)
+        }
+    }
+}
+
+/// The head of a conversation's log.
+#[derive(Clone, Copy, Default)]
+struct Head {
+    seq: u64,
+    time_ms: u64,
+    countable: u64,
+}
+
+fn head(view: &impl View, conversation: ConvKey) -> Result<Head, Miss> {
+    let head = view.last(conversation, |key, value| {
+        let record = record::get(keys::log_seq(key)?, value)?;
+        Ok(Head { seq: record.seq, time_ms: record.time_ms, countable: record.countable })
+    })?;
+    Ok(head.unwrap_or_default())
+}
+
+fn conversation(
+    view: &impl View,
+    key: ConvKey,
+    expected: Option<&Conversation>,
+) -> Result<ConversationLoaded, Miss> {
+    // The name is committed with the first record, so whoever sees a record sees the name, if he
+    // asks for the name afterwards.
+    let head = head(view, key)?;
+    let row = keys::conversation(key);
+    let stored = view.get(Family::Rows, &row, value::conversation)?;
+    if stored.is_none() && head.seq > 0 {
+        let why = Malformed("a conversation has records and no name");
+        return Err(malformed(Family::Rows, &row, why).into());
+    }
+    if let (Some(stored), Some(expected)) = (&stored, expected)
+        && stored != expected
+    {
+        let (stored, expected) = (Box::new(stored.clone()), Box::new(expected.clone()));
+        return Err(LogError::Collision { key, stored, expected }.into());
+    }
+    let mut loaded = ConversationLoaded {
+        head: head.seq,
+        time_ms: head.time_ms,
+        countable: head.countable,
+        ..ConversationLoaded::default()
+    };
+    if let Some(Conversation::Private { low, high }) = stored.as_ref().or(expected) {
+        for (side, member) in [low, high].into_iter().enumerate() {
+            let mark = keys::mark(member, key);
+            loaded.marks[side] = view.get(Family::Rows, &mark, value::mark)?;
+            let user = keys::user(member);
+            loaded.exists[side] = view.get(Family::Rows, &user, |_| Ok(()))?.is_some();
+        }
+    }
+    loaded.conversation = stored;
+    Ok(loaded)
+}
+
+fn user(view: &impl View, user: &UserId) -> Result<UserLoaded, Miss> {
+    let row = view.get(Family::Rows, &keys::user(user), value::user)?;
+    let prefix = keys::devices(user);
+    let mut devices = vec![];
+    view.scan(Family::Rows, &prefix, &prefix.end(), |key, value| {
+        devices.push((keys::parse_device(&key[prefix.len()..])?, value::device(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(UserLoaded { row, devices })
+}
+
+fn cursors(
+    view: &impl View,
+    user: &UserId,
+    conversation: ConvKey,
+) -> Result<Vec<(DeviceId, Position)>, Miss> {
+    let prefix = keys::cursors(user, conversation);
+    let mut cursors = vec![];
+    view.scan(Family::Rows, &prefix, &prefix.end(), |key, value| {
+        cursors.push((keys::parse_device(&key[prefix.len()..])?, value::position(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(cursors)
+}
+
+fn inbox(
+    view: &impl View,
+    user: &UserId,
+    after: Option<ConvKey>,
+    limit: u32,
+) -> Result<Vec<InboxMark>, Miss> {
+    let prefix = keys::marks(user);
+    // No mark's key is a prefix of another's: they all have the same length.
+    let from = after.map_or_else(|| prefix.clone(), |after| keys::mark(user, after).end());
+    let mut marks = vec![];
+    view.scan(Family::Rows, &from, &prefix.end(), |key, value| {
+        if marks.len() == limit as usize {
+            return Ok(ControlFlow::Break(()));
+        }
+        marks.push((keys::parse_conv(&key[prefix.len()..])?, value::mark(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let mut inbox = Vec::with_capacity(marks.len());
+    for (conversation, seq) in marks {
+        // Asked after the mark: a mark is committed with the record that it was put for.
+        let head = head(view, conversation)?.seq;
+        if head < seq {
+            let why = Malformed("a mark is ahead of its conversation");
+            return Err(malformed(Family::Rows, &keys::mark(user, conversation), why).into());
+        }
+        let cursors = cursors(view, user, conversation)?;
+        inbox.push(InboxMark { conversation, seq, head, cursors });
+    }
+    Ok(inbox)
+}
+
+/// The budget counts stored bytes: they bound what the page takes, however short the contents.
+fn page(
+    view: &impl View,
+    conversation: ConvKey,
+    from: u64,
+    to: u64,
+    bytes: u32,
+) -> Result<Page, Miss> {
+    let mut page = Page::default();
+    let from = from.max(1);
+    if to < from {
+        return Ok(page);
+    }
+    let mut expected = from;
+    let mut left = bytes as usize;
+    let start = keys::log(conversation, from);
+    // Seqs end far below `u64::MAX`, so the last one may stand for all behind it.
+    let end = keys::log(conversation, to.saturating_add(1));
+    view.scan(Family::Log, &start, &end, |key, value| {
+        if keys::log_seq(key)? != expected {
+            return Err(Malformed("a record is missing before this one"));
+        }
+        if value.len() > left && !page.is_empty() {
+            return Ok(ControlFlow::Break(()));
+        }
+        left = left.saturating_sub(value.len());
+        page.push(&record::get(expected, value)?);
+        expected += 1;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(page)
+}

@@ -1,0 +1,53 @@
+//! What a store says about itself: written once at its creation, read at every opening.
+
+use std::ops::ControlFlow;
+
+use crate::batch::Batch;
+use crate::error::{LogError, Malformed};
+use crate::keys::{Family, meta};
+use crate::load::{View, malformed};
+use crate::{FORMAT, Opening, Recovery, value};
+
+/// The first batch of a store.
+pub(crate) fn first(epoch: u64, node: [u8; 3], secret: u64) -> Batch {
+    let mut first = Batch::new();
+    first.put(Family::Meta, meta::FORMAT, &FORMAT.to_be_bytes());
+    first.put(Family::Meta, meta::EPOCH, &epoch.to_be_bytes());
+    first.put(Family::Meta, meta::NODE, &node);
+    first.put(Family::Meta, meta::SECRET, &secret.to_be_bytes());
+    first
+}
+
+/// Whether the first batch has been written.
+pub(crate) fn exists(view: &impl View) -> Result<bool, LogError> {
+    Ok(view.get(Family::Meta, meta::BATCH, |_| Ok(()))?.is_some())
+}
+
+/// Reads what [`first`] and the commits since have written.
+pub(crate) fn read(view: &impl View, recovery: Recovery) -> Result<Opening, LogError> {
+    let format = u32::from_be_bytes(required(view, meta::FORMAT)?);
+    if format != FORMAT {
+        return Err(LogError::Format { found: format, known: FORMAT });
+    }
+    let mut leased = 0;
+    view.scan(Family::Meta, meta::LEASES, meta::LEASES_END, |_, value| {
+        leased = leased.max(u32::from_be_bytes(value::fixed(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let batch: [u8; 16] = required(view, meta::BATCH)?;
+    let (number, _seal) = batch.split_first_chunk().expect("8 bytes of 16");
+    Ok(Opening {
+        format,
+        epoch: u64::from_be_bytes(required(view, meta::EPOCH)?),
+        node: required(view, meta::NODE)?,
+        secret: u64::from_be_bytes(required(view, meta::SECRET)?),
+        leased,
+        batch: u64::from_be_bytes(*number),
+        recovery,
+    })
+}
+
+fn required<const N: usize>(view: &impl View, key: &[u8]) -> Result<[u8; N], LogError> {
+    let value = view.get(Family::Meta, key, value::fixed)?;
+    value.ok_or_else(|| malformed(Family::Meta, key, Malformed("a key of meta is missing")))
+}

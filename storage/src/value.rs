@@ -1,0 +1,262 @@
+//! The values of `ids`, `dedup`, `rows` and `meta` (FORMAT.md, *Values*): a version byte, then
+//! fixed fields in big-endian order. Records have their own file.
+//!
+//! Encoders append to the caller's buffer; decoders trust nothing.
+
+use ringpost_core::event::{DeviceRow, Position, Stored, UserRow};
+use ringpost_core::ids::{ConvKey, Conversation, MessageId, UserId};
+
+use crate::error::Malformed;
+use crate::keys;
+
+/// The version byte of every value written by this version of the program.
+const VERSION: u8 = 1;
+/// The kind byte of a private conversation, the same as in its key's hash.
+const PRIVATE: u8 = 1;
+
+/// `ids`: where the message is.
+pub fn put_place(out: &mut Vec<u8>, conversation: ConvKey, seq: u64) {
+    out.push(VERSION);
+    out.extend_from_slice(&keys::conv(conversation));
+    out.extend_from_slice(&seq.to_be_bytes());
+}
+
+/// The inverse of [`put_place`]; no load asks for it yet.
+#[cfg(test)]
+pub fn place(value: &[u8]) -> Result<(ConvKey, u64), Malformed> {
+    let mut fields = Fields::of(value)?;
+    let place = (keys::parse_conv(fields.take::<{ keys::CONV_BYTES }>()?)?, fields.u64()?);
+    fields.end()?;
+    Ok(place)
+}
+
+/// `dedup`: what the first request became.
+pub fn put_stored(out: &mut Vec<u8>, stored: Stored) {
+    out.push(VERSION);
+    out.extend_from_slice(&stored.id.0);
+    out.extend_from_slice(&stored.seq.to_be_bytes());
+    out.extend_from_slice(&stored.time_ms.to_be_bytes());
+}
+
+/// The inverse of [`put_stored`].
+pub fn stored(value: &[u8]) -> Result<Stored, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let stored =
+        Stored { id: MessageId(*fields.take()?), seq: fields.u64()?, time_ms: fields.u64()? };
+    fields.end()?;
+    Ok(stored)
+}
+
+/// `rows`: a conversation's full name.
+pub fn put_conversation(out: &mut Vec<u8>, conversation: &Conversation) {
+    let Conversation::Private { low, high } = conversation;
+    out.extend_from_slice(&[VERSION, PRIVATE]);
+    for user in [low, high] {
+        out.extend_from_slice(user.as_str().as_bytes());
+        out.push(0);
+    }
+}
+
+/// The inverse of [`put_conversation`].
+pub fn conversation(value: &[u8]) -> Result<Conversation, Malformed> {
+    let mut fields = Fields::of(value)?;
+    if fields.take::<1>()? != &[PRIVATE] {
+        return Err(Malformed("a conversation of a kind that this version does not know"));
+    }
+    let (low, high) = (fields.user()?, fields.user()?);
+    fields.end()?;
+    if low > high {
+        return Err(Malformed("a private conversation's members are not in order"));
+    }
+    Ok(Conversation::Private { low, high })
+}
+
+/// `rows`: a user.
+pub fn put_user(out: &mut Vec<u8>, row: &UserRow) {
+    out.push(VERSION);
+    out.extend_from_slice(&row.created_ms.to_be_bytes());
+    out.extend_from_slice(row.profile.as_bytes());
+}
+
+/// The inverse of [`put_user`].
+pub fn user(value: &[u8]) -> Result<UserRow, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let created_ms = fields.u64()?;
+    let profile = std::str::from_utf8(fields.rest)
+        .map_err(|_| Malformed("a user's profile is not UTF-8"))?
+        .to_owned();
+    Ok(UserRow { created_ms, profile })
+}
+
+/// `rows`: a device.
+pub fn put_device(out: &mut Vec<u8>, row: DeviceRow) {
+    out.push(VERSION);
+    out.extend_from_slice(&row.created_ms.to_be_bytes());
+    out.extend_from_slice(&row.seen_ms.to_be_bytes());
+}
+
+/// The inverse of [`put_device`].
+pub fn device(value: &[u8]) -> Result<DeviceRow, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let row = DeviceRow { created_ms: fields.u64()?, seen_ms: fields.u64()? };
+    fields.end()?;
+    Ok(row)
+}
+
+/// `rows`: a cursor.
+pub fn put_position(out: &mut Vec<u8>, position: &Position) {
+    out.push(VERSION);
+    out.extend_from_slice(&position.acked.to_be_bytes());
+    for (first, last) in &position.ranges {
+        out.extend_from_slice(&first.to_be_bytes());
+        out.extend_from_slice(&last.to_be_bytes());
+    }
+}
+
+/// The inverse of [`put_position`]: ranges ascending, not touching each other or `acked`.
+pub fn position(value: &[u8]) -> Result<Position, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let acked = fields.u64()?;
+    let mut ranges = Vec::with_capacity(fields.rest.len() / 16);
+    let mut before = acked;
+    while !fields.rest.is_empty() {
+        let (first, last) = (fields.u64()?, fields.u64()?);
+        if first.saturating_sub(before) < 2 || last < first {
+            return Err(Malformed("a cursor's ranges are not in order"));
+        }
+        ranges.push((first, last));
+        before = last;
+    }
+    Ok(Position { acked, ranges })
+}
+
+/// `rows`: a mark.
+pub fn put_mark(out: &mut Vec<u8>, seq: u64) {
+    out.push(VERSION);
+    out.extend_from_slice(&seq.to_be_bytes());
+}
+
+/// The inverse of [`put_mark`].
+pub fn mark(value: &[u8]) -> Result<u64, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let seq = fields.u64()?;
+    fields.end()?;
+    Ok(seq)
+}
+
+/// `meta`: plain bytes of a fixed length, without a version byte: the format's own version says
+/// what they are.
+pub fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], Malformed> {
+    value.try_into().map_err(|_| Malformed("a value of meta has another length"))
+}
+
+/// What is left of a value.
+struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn of(value: &'a [u8]) -> Result<Fields<'a>, Malformed> {
+        match value.split_first() {
+            Some((&VERSION, rest)) => Ok(Fields { rest }),
+            Some(_) => Err(Malformed("a value has a version that this program does not know")),
+            None => Err(Malformed("a value is empty")),
+        }
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<&'a [u8; N], Malformed> {
+        let (taken, rest) =
+            self.rest.split_first_chunk().ok_or(Malformed("a value ends too early"))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.take().map(|bytes| u64::from_be_bytes(*bytes))
+    }
+
+    fn user(&mut self) -> Result<UserId, Malformed> {
+        let end = self.rest.iter().position(|&byte| byte == 0);
+        let (id, rest) = self.rest.split_at(end.ok_or(Malformed("a user id has no end"))?);
+        self.rest = &rest[1..];
+        let id = std::str::from_utf8(id).ok().and_then(UserId::parse);
+        id.ok_or(Malformed("a user id is not one"))
+    }
+
+    fn end(&self) -> Result<(), Malformed> {
+        if self.rest.is_empty() { Ok(()) } else { Err(Malformed("a value is too long")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringpost_core::ids::Slot;
+
+    /// Encodes, compares with the bytes of the format document, and decodes at every length.
+    fn check<T: PartialEq + std::fmt::Debug>(
+        expect: &T,
+        put: impl Fn(&mut Vec<u8>),
+        get: impl Fn(&[u8]) -> Result<T, Malformed>,
+        bytes: &[u8],
+    ) {
+        let mut out = vec![];
+        put(&mut out);
+        assert_eq!(out, bytes);
+        assert_eq!(get(&out).as_ref(), Ok(expect));
+        for end in 0..out.len() {
+            assert_ne!(get(&out[..end]).as_ref(), Ok(expect), "cut at {end}");
+        }
+        out[0] = 2;
+        assert_eq!(
+            get(&out),
+            Err(Malformed("a value has a version that this program does not know"))
+        );
+    }
+
+    fn u64s(values: &[u64]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn values_are_the_bytes_of_the_format_document() {
+        let conv = ConvKey { slot: Slot(0x0102), hash: [9; 16] };
+        let bytes = [&[1, 1, 2][..], &[9; 16], &u64s(&[7])].concat();
+        check(&(conv, 7), |out| put_place(out, conv, 7), place, &bytes);
+
+        let was = Stored { id: MessageId([3; 12]), seq: 4, time_ms: 5 };
+        let bytes = [&[1][..], &[3; 12], &u64s(&[4, 5])].concat();
+        check(&was, |out| put_stored(out, was), stored, &bytes);
+
+        let [ann, bob] = ["ann", "bob"].map(|id| UserId::parse(id).expect("valid"));
+        let both = Conversation::private(&bob, &ann);
+        check(&both, |out| put_conversation(out, &both), conversation, b"\x01\x01ann\0bob\0");
+
+        let row = UserRow { created_ms: 6, profile: "{}".into() };
+        let bytes = [&[1][..], &u64s(&[6]), b"{}"].concat();
+        check(&row, |out| put_user(out, &row), user, &bytes);
+
+        let row = DeviceRow { created_ms: 6, seen_ms: 7 };
+        check(&row, |out| put_device(out, row), device, &[&[1][..], &u64s(&[6, 7])].concat());
+
+        let at = Position { acked: 8, ranges: vec![(10, 11), (13, 13)] };
+        let bytes = [&[1][..], &u64s(&[8, 10, 11, 13, 13])].concat();
+        check(&at, |out| put_position(out, &at), position, &bytes);
+
+        check(&9, |out| put_mark(out, 9), mark, &[&[1][..], &u64s(&[9])].concat());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let cursor = |numbers: &[u64]| position(&[&[1][..], &u64s(numbers)].concat());
+        assert!(cursor(&[8, 9, 9]).is_err(), "touches the acknowledged part");
+        assert!(cursor(&[8, 10, 9]).is_err(), "ends before it begins");
+        assert!(cursor(&[8, 10, 10, 11, 11]).is_err(), "ranges touch");
+        assert!(conversation(b"\x01\x01bob\0ann\0").is_err(), "not in order");
+        assert!(conversation(b"\x01\x02ann\0bob\0").is_err(), "unknown kind");
+        assert!(conversation(b"\x01\x01ann\0bob\0x").is_err(), "too long");
+        assert!(conversation(b"\x01\x01ann\0b b\0").is_err(), "not an id");
+        assert!(user(b"\x01\0\0\0\0\0\0\0\0\xff").is_err(), "not UTF-8");
+        assert_eq!(fixed::<3>(&[1, 2]), Err(Malformed("a value of meta has another length")));
+    }
+}

@@ -1,0 +1,15 @@
+//! The store through its public face: the same script on disk and in memory, what an opening does
+//! with every kind of damage, and what is answered from memory.
+
+#[path = "storage/cold.rs"]
+mod cold;
+#[path = "storage/fake.rs"]
+mod fake;
+#[path = "storage/model.rs"]
+mod model;
+#[path = "storage/recovery.rs"]
+mod recovery;
+#[path = "storage/script.rs"]
+mod script;
+#[path = "storage/support.rs"]
+mod support;
