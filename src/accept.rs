@@ -17,9 +17,7 @@ use ringpost_core::ids::ConnId;
 use ringpost_core::limits::HANDSHAKE_BYTES_MAX;
 use ringpost_core::ws::handshake;
 
-use crate::bounds::{
-    ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DESCRIPTORS_FOR_REFUSALS, READ_BYTES,
-};
+use crate::bounds::{ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DESCRIPTORS_FOR_REFUSALS, READ_BYTES};
 use crate::mesh::{HandOver, Parcel};
 use crate::shard_thread::{Due, Local};
 use crate::sys::Socket;

@@ -13,7 +13,6 @@ use monoio::io::Canceller;
 use ringpost_core::Input;
 use ringpost_core::ids::ConnId;
 use ringpost_core::session::Hello;
-use ringpost_core::ws::WsError;
 use ringpost_core::ws::frame::{self, Role};
 use ringpost_core::ws::message::{Event, Receiver};
 
@@ -184,14 +183,14 @@ fn run(local: Rc<Local>, mut stream: Stream) -> impl Future<Output = ()> {
                         break;
                     }
                     match stream.read_now(&local) {
-                        Read::Nothing | Read::Data { active: false } => {}
                         Read::End | Read::Failed => break,
-                        Read::Data { active: true } => {
+                        Read::Data { active: true } if local.read_pool.borrow().has_room() => {
                             // Boxed, so that idle connections do not pay for its size.
                             if Box::pin(stream.read_on_ring(&local)).await == Step::Gone {
                                 break;
                             }
                         }
+                        Read::Nothing | Read::Data { .. } => {}
                     }
                 }
                 Step::Yield => local.behind_turn().await,
@@ -259,7 +258,9 @@ impl Stream {
         let (consumed, event) = match stepped {
             Ok(stepped) => stepped,
             Err(error) => {
-                broken(local, id, error);
+                tracing::debug!(?id, %error, "the peer broke the protocol");
+                local.stats().protocol_closes.add(1);
+                local.begin_close(id, Some((Some(error.close_code()), "")), true);
                 return Some(Step::Close);
             }
         };
@@ -432,12 +433,6 @@ impl Stream {
         }
         local.begin_turn();
     }
-}
-
-/// The peer broke the protocol: it is told how, and nothing else is read.
-fn broken(local: &Local, id: ConnId, error: WsError) {
-    local.stats().protocol_closes.add(1);
-    local.begin_close(id, Some((Some(error.close_code()), "")), true);
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ringpost_core::event::{Effects, Input, Loaded, LoadId, Outputs};
+use ringpost_core::event::{Effects, Input, LoadId, Loaded, Outputs};
 use ringpost_core::ids::ConnId;
 use ringpost_core::limits::TURN_BYTES_MAX;
 use ringpost_core::{Now, Shard};
@@ -23,6 +23,7 @@ pub struct Engine {
     /// were handed over, and after each one turn without entries.
     waiting: VecDeque<Waiting>,
     /// Turns to be used again: at most as many as `waiting` ever held.
+    #[expect(clippy::vec_box, reason = "they go from place to place, and are large")]
     spare: Vec<Box<Effects>>,
     /// The last turn handed over.
     handed: u64,

@@ -232,7 +232,10 @@ fn read(log: &dyn Log, questions: &Receiver<Question>, mesh: &Mesh) {
 
 /// The log cannot go on, so nothing can.
 fn failed(error: &LogError) -> ! {
-    fatal::exit(cause(error), &format!("the log failed, no message is acknowledged any more: {error}"))
+    fatal::exit(
+        cause(error),
+        &format!("the log failed, no message is acknowledged any more: {error}"),
+    )
 }
 
 /// The exit status of an error of the log.

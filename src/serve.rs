@@ -246,7 +246,12 @@ impl Server {
         while most > Duration::ZERO && !done(self.mesh.census()) {
             if Instant::now() >= deadline {
                 let Census { busy, connections } = self.mesh.census();
-                tracing::warn!(?step, busy, connections, "the end does not wait for these any more");
+                tracing::warn!(
+                    ?step,
+                    busy,
+                    connections,
+                    "the end does not wait for these any more"
+                );
                 return;
             }
             thread::sleep(LOOK_AT_END);

@@ -6,11 +6,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::future;
 
 use monoio::io::Canceller;
 use monoio::{IoUringDriver, RuntimeBuilder};
@@ -190,9 +190,14 @@ impl ReadPool {
     /// Whether one more read in flight may hold a buffer. If so it counts until
     /// [`ReadPool::ended`].
     pub fn begins(&mut self) -> bool {
-        let room = self.in_flight < READS_MAX;
+        let room = self.has_room();
         self.in_flight += usize::from(room);
         room
+    }
+
+    /// Whether one more read in flight may hold a buffer.
+    pub fn has_room(&self) -> bool {
+        self.in_flight < READS_MAX
     }
 
     /// A read in flight has ended.
@@ -245,9 +250,10 @@ pub fn run(setup: Setup) {
         .build();
     match runtime {
         Ok(mut runtime) => runtime.block_on(main(setup)),
-        Err(error) => {
-            fatal::exit(Cause::Environment, &format!("a shard's io_uring cannot be set up: {error}"))
-        }
+        Err(error) => fatal::exit(
+            Cause::Environment,
+            &format!("a shard's io_uring cannot be set up: {error}"),
+        ),
     }
 }
 

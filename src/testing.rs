@@ -15,7 +15,7 @@ use ringpost_core::dialect::Settings;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
-use ringpost_storage::{Durability, Fake, FakeSeed, Log};
+use ringpost_storage::{Durability, Fake, FakeSeed};
 
 use crate::bounds::Bounds;
 use crate::health::Health;
@@ -76,20 +76,21 @@ impl Shards {
             stats: stats.clone(),
             started: Instant::now(),
         }));
-        let threads = inboxes.into_iter().zip(ends).zip(listeners).map(|((inbox, log), listener)| {
-            let core = ShardConfig {
-                shard: inbox.shard(),
-                shards,
-                secret: 0,
-                node: [0; 3],
-                id_leased: 0,
-                auto_create_users: true,
-                dialects: Settings::default(),
-            };
-            let listeners = vec![listener];
-            let setup = Setup { inbox, log, core, listeners, common, cpu: None };
-            thread::spawn(move || shard_thread::run(setup))
-        });
+        let threads =
+            inboxes.into_iter().zip(ends).zip(listeners).map(|((inbox, log), listener)| {
+                let core = ShardConfig {
+                    shard: inbox.shard(),
+                    shards,
+                    secret: 0,
+                    node: [0; 3],
+                    id_leased: 0,
+                    auto_create_users: true,
+                    dialects: Settings::default(),
+                };
+                let listeners = vec![listener];
+                let setup = Setup { inbox, log, core, listeners, common, cpu: None };
+                thread::spawn(move || shard_thread::run(setup))
+            });
         let threads = threads.collect();
         Shards { addr, log, mesh, stats, threads, log_threads: Some(log_threads) }
     }
@@ -102,7 +103,8 @@ impl Shards {
     /// A user whose home is this shard.
     pub fn user_of(&self, shard: u16) -> String {
         let name = |n: u32| format!("user-{n}");
-        let home = |name: &str| UserId::parse(name).expect("valid").slot().shard(self.mesh.shards());
+        let home =
+            |name: &str| UserId::parse(name).expect("valid").slot().shard(self.mesh.shards());
         (0..).map(name).find(|name| home(name) == ShardId(shard)).expect("there are many names")
     }
 
@@ -153,8 +155,13 @@ pub fn until(is_so: impl Fn() -> bool, otherwise: impl Fn() -> String) {
 
 /// An upgrade request for the user, as device `did`.
 pub fn request(user: &str) -> Vec<u8> {
+    request_as(user, "did")
+}
+
+/// An upgrade request for the user, as this device.
+pub fn request_as(user: &str, did: &str) -> Vec<u8> {
     format!(
-        "GET /ws?did=did&token={user} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+        "GET /ws?did={did}&token={user} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Sec-WebSocket-Version: 13\r\n\r\n"
     )

@@ -310,9 +310,9 @@ impl Local {
         let news = more
             || self.inbox.waiting() > 0
             || self.inbox.durable() > self.engine.borrow().durable()
-            || (0..).zip(&state.sent).any(|(to, link)| {
-                self.inbox.drained_by(ShardId(to)) != link.drained
-            });
+            || (0..)
+                .zip(&state.sent)
+                .any(|(to, link)| self.inbox.drained_by(ShardId(to)) != link.drained);
         if news {
             self.inbox.wake();
             self.inbox.ring_self();

@@ -53,7 +53,9 @@ impl Local {
     pub fn keep_time(&self) {
         let now_us = self.now().mono_us;
         self.end_slow_reads(now_us);
-        for socket in overdue(&self.handshakes_due, now_us, &self.handshakes.borrow(), Socket::clone) {
+        for socket in
+            overdue(&self.handshakes_due, now_us, &self.handshakes.borrow(), Socket::clone)
+        {
             socket.shutdown(Shutdown::Both);
         }
         for socket in overdue(&self.closes_due, now_us, &self.conns.borrow(), socket_of) {
@@ -125,6 +127,7 @@ impl Local {
         let Some(conn) = conns.get_mut(id) else { return };
         let since = |then: u32| u64::from(now_ms.wrapping_sub(then));
         if conn.writing && since(conn.taken_ms) >= stall_ms {
+            tracing::debug!(?id, "no byte was taken for too long");
             self.stats().stalled_closes.add(1);
             let socket = conn.socket.clone();
             drop(conns);

@@ -86,11 +86,7 @@ fn id(pair: usize, number: u32) -> String {
 }
 
 /// All pairs chat until the server is killed after `pause`.
-fn load_and_kill(
-    server: &mut Server,
-    pairs: Vec<Pair>,
-    pause: Duration,
-) -> (Vec<Pair>, Instant) {
+fn load_and_kill(server: &mut Server, pairs: Vec<Pair>, pause: Duration) -> (Vec<Pair>, Instant) {
     let mut ready = Vec::new();
     for (number, pair) in pairs.into_iter().enumerate() {
         let sending = Client::connect(server, &sender(number), "s");
@@ -158,7 +154,7 @@ fn receive(number: usize, mut client: Client) -> (Vec<u32>, BTreeMap<u32, Instan
         let n = message["payload"].as_u64().expect("a number") as u32;
         got.push(n);
         let ack = format!("CLIENT_ACK,C2C,{},r", id(number, n));
-        if n % 50 != 0 && client.send_text(&ack).is_ok() {
+        if !n.is_multiple_of(50) && client.send_text(&ack).is_ok() {
             acked.insert(n, Instant::now());
         }
     }

@@ -112,7 +112,11 @@ fn an_offline_user_gets_everything_in_order_with_pauses() {
         world.advance_ms(10);
         assert_eq!(world.take_messages(bob), ["1"], "without an acknowledgement after 100 ms");
         world.ack(bob, &xid(0), "d2");
-        assert_eq!(world.take_messages(bob), Vec::<String>::new(), "not the one that is waited for");
+        assert_eq!(
+            world.take_messages(bob),
+            Vec::<String>::new(),
+            "not the one that is waited for"
+        );
         world.ack(bob, &xid(1), "d2");
         let mut got = vec!["0".to_owned(), "1".to_owned()];
         // A new message while the old ones are being pushed keeps its place.
@@ -127,6 +131,31 @@ fn an_offline_user_gets_everything_in_order_with_pauses() {
         assert_eq!(world.take_messages(bob), Vec::<String>::new(), "nothing again");
         assert_eq!(marks(&world, "bob"), 0);
     }
+}
+
+#[test]
+fn a_reconnect_keeps_the_pauses() {
+    let mut world = World::new(1);
+    let bob = world.connect("bob", "b");
+    world.disconnect(bob);
+    let alice = world.connect("alice", "a");
+    for n in 0..20 {
+        world.send(alice, &xid(n), "bob", &n.to_string());
+    }
+    // Its timers are still running when the device comes again.
+    let bob = world.connect("bob", "b");
+    for n in 0..10 {
+        assert_eq!(world.take_messages(bob), [n.to_string()]);
+        world.ack(bob, &xid(n), "b");
+        world.advance_ms(4);
+    }
+    world.disconnect(bob);
+    let bob = world.connect("bob", "b");
+    assert_eq!(world.take_messages(bob), ["10"]);
+    world.advance_ms(96);
+    assert_eq!(world.take_messages(bob), Vec::<String>::new());
+    world.advance_ms(12);
+    assert_eq!(world.take_messages(bob), ["11"]);
 }
 
 #[test]

@@ -87,7 +87,8 @@ struct FirstRowArgs {
     /// Load before measuring begins, s
     #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     warmup: Duration,
-    /// Saturated load that is measured, s; half of it for the run at half the rate
+    /// Saturated load that is measured, s; half of it for the run at half the rate, and a share of
+    /// it for each ceiling
     #[arg(long, default_value = "20", value_name = "SECONDS", value_parser = seconds)]
     duration: Duration,
 }

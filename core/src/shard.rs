@@ -2,13 +2,18 @@
 //!
 //! The way of a message through it: [`sessions`] decodes a frame into a command, [`conversations`]
 //! (at the conversation's home) stores it and answers, [`delivery`] (at the member's home) sends it
-//! to devices and counts acknowledgements. [`connect`] brings connections to their user, [`users`]
-//! and [`links`] and [`timers`] hold state. Nothing here may touch the world: see [`crate::event`].
+//! to devices; what they cannot take live is read from the log by [`reading`] and sent again by
+//! [`retries`]; [`positions`] counts acknowledgements. [`connect`] brings connections to their
+//! user; [`users`], [`links`] and [`timers`] hold state. Nothing here may touch the world: see
+//! [`crate::event`].
 
 mod connect;
 mod conversations;
 mod delivery;
 pub mod links;
+mod positions;
+mod reading;
+mod retries;
 mod sessions;
 mod timers;
 mod users;
@@ -311,13 +316,13 @@ impl Shard {
         self.timers.fire(now_ms, &mut due);
         for timer in due.drain(..) {
             match timer {
-                Timer::Retry { user, device } => self.retry(user, device, effects),
+                Timer::Retry { user, device, epoch } => self.retry(user, device, epoch, effects),
                 Timer::Flush => self.flush_cursors(effects),
                 Timer::Settle { user, conversation } => self.settle(user, conversation, effects),
-                Timer::Gap { user, device, message } => {
-                    self.gap_over(user, device, message, effects)
+                Timer::Gap { user, device, epoch, message } => {
+                    self.gap_over(user, device, epoch, message, effects);
                 }
-                Timer::Pull { user, device } => self.pull(user, device, effects),
+                Timer::Pull { user, device, epoch } => self.pull(user, device, epoch, effects),
                 Timer::Refresh { conn, step } => self.refresh(conn, step, effects),
                 Timer::Lease => self.renew_lease(effects),
             }

@@ -3,6 +3,8 @@
 //!
 //! Refuses to run without an end, and against other machines unless it is told to.
 
+#![deny(unsafe_code)]
+
 mod args;
 mod check;
 mod connect;
@@ -17,6 +19,7 @@ mod report;
 mod run;
 mod scenario;
 mod show;
+#[expect(unsafe_code, reason = "limits and timers that the standard library does not have")]
 mod sys;
 
 use clap::Parser;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::UserId;
-use ringpost_core::limits::SHARD_REQUESTS_MAX;
 
 use crate::mesh::{Census, EndStep};
 use crate::testing::{Client, Got, Shards, c2c, until};
@@ -64,34 +63,6 @@ fn what_memory_does_not_have_is_read_by_others() {
         let id = json["id"].as_str().expect("an id");
         receiver.say(&format!("CLIENT_ACK,C2C,{id},did"));
     }
-}
-
-#[test]
-fn requests_beyond_the_shards_share_wait_in_their_sockets() {
-    let shards = Shards::start(1);
-    let most = SHARD_REQUESTS_MAX as usize;
-    shards.connect("target").check();
-    let mut clients: Vec<Client> = (0..300).map(|n| shards.connect(&format!("u{n}"))).collect();
-    clients.iter_mut().for_each(Client::check);
-    shards.log.stall();
-    for client in &mut clients {
-        for id in 0..60 {
-            client.send(&c2c(&format!("m{id}"), "target", "x"));
-        }
-    }
-    assert!(clients.len() * 60 > most, "more than fit");
-    shards.until(|stats| &stats.turns_waiting, 2);
-    until(
-        || shards.stats.shards()[0].waiting.read() > 0,
-        || "no connection waits for the shard".to_owned(),
-    );
-    shards.log.release();
-    for client in &mut clients {
-        for _ in 0..60 {
-            assert!(client.text().contains("C2C_SERVER_ACK"));
-        }
-    }
-    shards.until(|stats| &stats.waiting, 0);
 }
 
 #[test]

@@ -45,7 +45,6 @@ pub use batch::Batch;
 pub use directory::Torn;
 pub use error::{Hole, LogError};
 pub use fake::{Fake, FakeSeed};
-pub use keys::Family;
 pub use rocks::{Options, Rocks};
 
 /// Version of the format that this program writes, and the only one it reads.

@@ -8,7 +8,7 @@ mod tuning;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use ringpost_core::event::{Load, Loaded};
@@ -41,7 +41,7 @@ impl Default for Options {
         Options {
             durability: Durability::Fsync,
             block_cache_bytes: 256 << 20,
-            wal_bytes_max: 256 << 20,
+            wal_bytes_max: 192 << 20,
         }
     }
 }
@@ -165,8 +165,8 @@ impl Rocks {
         &self,
         write: impl FnOnce(&mut Writer) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        // A panic while it was held is as final as a failed write.
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let panicked = |_| LogError::Write("the writer panicked in an earlier write".into());
+        let mut writer = self.writer.lock().map_err(panicked)?;
         if let Some(failed) = &writer.failed {
             return Err(LogError::Write(failed.clone()));
         }
@@ -214,25 +214,25 @@ impl Log for Rocks {
     }
 
     fn gauges(&self) -> Gauges {
-        let sum = |property| {
-            Family::ALL
-                .into_iter()
-                .filter_map(|f| self.db.property_int_value_cf(self.family(f), property).ok()?)
-                .sum()
+        let of = |family, property| {
+            let value = self.db.property_int_value_cf(self.family(family), property);
+            value.ok().flatten().unwrap_or(0)
         };
-        let one = |property| self.db.property_int_value(property).ok().flatten().unwrap_or(0);
+        let sum = |property| Family::ALL.into_iter().map(|family| of(family, property)).sum();
         Gauges {
             wal: wal_bytes(&self.directory.rocks()),
             memtables: sum(properties::CUR_SIZE_ALL_MEM_TABLES),
-            block_cache: self
+            // The default family has a cache of its own; all others share one.
+            block_cache: of(Family::Log, properties::BLOCK_CACHE_USAGE),
+            table_readers: sum(properties::ESTIMATE_TABLE_READERS_MEM),
+            tables: sum(properties::TOTAL_SST_FILES_SIZE),
+            // All families' are counted at the default one.
+            background_errors: self
                 .db
-                .property_int_value_cf(self.family(Family::Log), properties::BLOCK_CACHE_USAGE)
+                .property_int_value(properties::BACKGROUND_ERRORS)
                 .ok()
                 .flatten()
                 .unwrap_or(0),
-            table_readers: sum(properties::ESTIMATE_TABLE_READERS_MEM),
-            tables: sum(properties::TOTAL_SST_FILES_SIZE),
-            background_errors: one(properties::BACKGROUND_ERRORS),
         }
     }
 }
@@ -297,6 +297,7 @@ impl View for Reads<'_> {
         end: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Malformed>,
     ) -> Result<(), Miss> {
+        assert!(family != Family::Dedup, "its memtable has no order");
         let mut options = self.iterator();
         options.set_iterate_upper_bound(end);
         let mut iterator = self.db.raw_iterator_cf_opt(handle(self.db, family), options);

@@ -8,15 +8,15 @@ use crate::shard::users::UserRef;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Timer {
     /// Unacknowledged messages of a device may be due again.
-    Retry { user: UserRef, device: u32 },
+    Retry { user: UserRef, device: u32, epoch: u32 },
     /// Dirty cursors are to be written.
     Flush,
     /// A conversation may have been at rest for long enough to delete the user's inbox mark.
     Settle { user: UserRef, conversation: ConvKey },
     /// The pause between two messages pushed at connect is over.
-    Gap { user: UserRef, device: u32, message: u64 },
+    Gap { user: UserRef, device: u32, epoch: u32, message: u64 },
     /// Pull mode has let acknowledgements gather.
-    Pull { user: UserRef, device: u32 },
+    Pull { user: UserRef, device: u32, epoch: u32 },
     /// A connection whose token is past its time is due for its next step.
     Refresh { conn: ConnId, step: u8 },
     /// The id lease is looked at.

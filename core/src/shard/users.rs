@@ -308,7 +308,8 @@ pub(crate) struct Inbox {
     pub(crate) cursors: Vec<Cursor>,
     /// When a position last moved, ms of the monotonic clock.
     pub(crate) changed_ms: u64,
-    pub(crate) settle_armed: bool,
+    /// When the timer for it is due; 0: none runs. Another one that fires is of an earlier time.
+    pub(crate) settle_due_ms: u64,
     /// A cursor is dirty and this conversation is in the shard's list.
     pub(crate) listed: bool,
 }
