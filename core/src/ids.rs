@@ -6,6 +6,7 @@
 
 use compact_str::CompactString;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::limits;
@@ -171,12 +172,20 @@ impl Conversation {
 }
 
 /// A conversation's key in storage: its slot, then 16 bytes of hash.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ConvKey {
     /// Home of the conversation.
     pub slot: Slot,
     /// XXH3-128 over kind and ids.
     pub hash: [u8; 16],
+}
+
+impl Hash for ConvKey {
+    /// Eight of its bytes: they are a hash already. Equality looks at all of them.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.hash;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
 }
 
 /// Key of a resend's recognition: slot of the conversation, hash over conversation, sender and

@@ -14,6 +14,8 @@ pub const CONTENT_BYTES_MAX: usize = 64 << 10;
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// The upgrade request's head.
 pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
+/// Header lines of one head: browsers send some 15, proxies add a few.
+pub const HANDSHAKE_HEADERS_MAX: usize = 64;
 /// Time for the whole of the upgrade request to arrive.
 pub const HANDSHAKE_MS_MAX: u64 = 10_000;
 /// Connections of one user; the next is refused with 429.

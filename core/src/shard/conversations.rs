@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
+use crate::hash::Hashing;
 use hashbrown::HashMap;
 use slab::Slab;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::command::{Action, Command, Outcome};
 use crate::error::Refusal;
@@ -23,7 +23,7 @@ use crate::shard::{Shard, Waiting};
 #[derive(Debug, Default)]
 pub(crate) struct Conversations {
     slab: Slab<Conv>,
-    by_key: HashMap<ConvKey, u32, Xxh3DefaultBuilder>,
+    by_key: HashMap<ConvKey, u32, Hashing>,
     /// Where the search for something to evict goes on.
     hand: usize,
 }

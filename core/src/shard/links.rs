@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
+use crate::hash::Hashing;
 use hashbrown::HashMap;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::event::{Deliver, Routed};
 use crate::ids::{ConvKey, ShardId, UserId};
@@ -23,7 +23,7 @@ struct Link {
     drained_bytes: u64,
     /// Heads that wait: `from..=head` are in the log. While a conversation is here, its later
     /// deliveries are added to it, so that no delivery overtakes an earlier one.
-    heads: HashMap<(UserId, ConvKey), (u64, u64), Xxh3DefaultBuilder>,
+    heads: HashMap<(UserId, ConvKey), (u64, u64), Hashing>,
     /// The order in which the heads leave.
     order: VecDeque<(UserId, ConvKey)>,
     /// The last turn that a waiting head depends on.

@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
+use crate::hash::Hashing;
 use hashbrown::HashMap;
 use slab::Slab;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::event::{ControlId, DeviceRow, Operation, Position, UserRow};
 use crate::ids::{ConnId, ConvKey, DeviceId, MessageId, UserId};
@@ -26,7 +26,7 @@ pub(crate) struct UserRef {
 #[derive(Debug, Default)]
 pub(crate) struct Users {
     slab: Slab<User>,
-    by_id: HashMap<UserId, UserRef, Xxh3DefaultBuilder>,
+    by_id: HashMap<UserId, UserRef, Hashing>,
     generation: u32,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct User {
     /// names the device while the user is in memory.
     pub(crate) devices: Vec<Device>,
     /// Conversations in which something is pending, in flight, or not yet known to be at rest.
-    pub(crate) inbox: HashMap<ConvKey, Inbox, Xxh3DefaultBuilder>,
+    pub(crate) inbox: HashMap<ConvKey, Inbox, Hashing>,
     pub(crate) waiting: VecDeque<Waiter>,
     pub(crate) connections: usize,
     /// The last turn that changed a row of this user.
@@ -157,7 +157,7 @@ pub(crate) struct CatchUp {
     /// Counts against `CATCH_UPS_MAX`.
     pub(crate) slot: bool,
     /// First seq and head of what was routed while the marks were read.
-    pub(crate) early: HashMap<ConvKey, Early, Xxh3DefaultBuilder>,
+    pub(crate) early: HashMap<ConvKey, Early, Hashing>,
     /// Conversations that are pushed with pauses, in order.
     pub(crate) paced: VecDeque<ConvKey>,
     /// The page that is being pushed, and the next record in it.

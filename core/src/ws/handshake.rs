@@ -10,12 +10,10 @@ use sha1::{Digest, Sha1};
 use thiserror::Error;
 
 use crate::error::HttpRefusal;
-use crate::limits::HANDSHAKE_BYTES_MAX;
+use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX};
 
 /// What the key is hashed with (section 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// Header lines of one head: browsers send some 15, proxies add a few.
-const HEADERS_MAX: usize = 64;
 /// What a refused client is told to wait; it spreads its own attempts beyond that.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -94,7 +92,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, HttpRefusal>
     };
     let (line, rest) = text.split_at(line_len + 1);
     let (method, target) = split_request_line(line).ok_or(HttpRefusal::BadRequest)?;
-    let mut storage = [EMPTY_HEADER; HEADERS_MAX];
+    let mut storage = [EMPTY_HEADER; HANDSHAKE_HEADERS_MAX];
     let (headers_len, headers) = match httparse::parse_headers(rest, &mut storage) {
         Ok(Status::Complete(parsed)) => parsed,
         Ok(Status::Partial) => return Ok(None),
@@ -361,7 +359,7 @@ pub fn upgrade_request(
 /// Anything else, as section 4.1 lists it.
 pub fn parse_switching(bytes: &[u8], key: &str) -> Result<Option<usize>, AnswerFault> {
     let window = bytes.get(..HANDSHAKE_BYTES_MAX).unwrap_or(bytes);
-    let mut storage = [EMPTY_HEADER; HEADERS_MAX];
+    let mut storage = [EMPTY_HEADER; HANDSHAKE_HEADERS_MAX];
     let mut response = httparse::Response::new(&mut storage);
     let head_len = match response.parse(window) {
         Ok(Status::Complete(head_len)) => head_len,

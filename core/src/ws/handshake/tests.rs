@@ -288,8 +288,8 @@ fn the_head_has_a_size_limit() {
 #[test]
 fn the_head_has_a_limited_number_of_headers() {
     let padded = |count: usize| sample("Origin: http://example.com\r\n", &"A: b\r\n".repeat(count));
-    accepted(&padded(HEADERS_MAX - 6));
-    refused(&padded(HEADERS_MAX - 5), HttpRefusal::BadRequest);
+    accepted(&padded(HANDSHAKE_HEADERS_MAX - 6));
+    refused(&padded(HANDSHAKE_HEADERS_MAX - 5), HttpRefusal::BadRequest);
 }
 
 #[test]
