@@ -105,7 +105,9 @@ struct Shown {
 fn run(shape: Shape, seconds: Duration) -> io::Result<Echo> {
     let shown = Arc::new(Shown { bytes: AtomicU64::new(0), ended: AtomicBool::new(false) });
     let (server, clock, address) = serve(shown.clone())?;
-    let client = load(shape, address, shown.clone())?;
+    let (client, connected) = load(shape, address, shown.clone())?;
+    // A server that ended while connections still come would leave their clients waiting.
+    connected.recv().map_err(|_| io::Error::other("the client could not connect"))?;
     thread::sleep(WARM_UP);
     let echoed = || shown.bytes.load(Ordering::Relaxed) / shape.bytes as u64;
     let (began, cpu, count) = (Instant::now(), clock.used()?, echoed());
@@ -172,9 +174,15 @@ async fn echo(mut stream: TcpStream, shown: Arc<Shown>) {
     }
 }
 
-/// Starts the client: what comes back goes out again, until `ended`.
-fn load(shape: Shape, address: SocketAddr, shown: Arc<Shown>) -> io::Result<Thread> {
-    thread::Builder::new().name("echo-client".to_owned()).spawn(move || {
+/// Starts the client: what comes back goes out again, until `ended`. It says when all its
+/// connections circulate.
+fn load(
+    shape: Shape,
+    address: SocketAddr,
+    shown: Arc<Shown>,
+) -> io::Result<(Thread, mpsc::Receiver<()>)> {
+    let (tell, connected) = mpsc::channel();
+    let thread = thread::Builder::new().name("echo-client".to_owned()).spawn(move || {
         runtime()?.block_on(async {
             let mut tasks = Vec::new();
             for _ in 0..shape.connections {
@@ -182,13 +190,15 @@ fn load(shape: Shape, address: SocketAddr, shown: Arc<Shown>) -> io::Result<Thre
                 stream.set_nodelay(true)?;
                 tasks.push(monoio::spawn(circulate(stream, shape, shown.clone())));
             }
+            tell.send(()).map_err(io::Error::other)?;
             for task in tasks {
                 task.await?;
             }
             // The server looks at `ended` when somebody comes.
             TcpStream::connect_addr(address).await.map(drop)
         })
-    })
+    })?;
+    Ok((thread, connected))
 }
 
 async fn circulate(mut stream: TcpStream, shape: Shape, shown: Arc<Shown>) -> io::Result<()> {
