@@ -340,9 +340,10 @@ impl Stream {
                 }
                 step => return step,
             }
-            if !local.read_pool.borrow_mut().begins() {
+            if !local.read_pool.borrow().has_room() {
                 return Step::Read;
             }
+            local.read_pool.borrow_mut().begins();
             let result = self.read_once(local).await;
             local.read_pool.borrow_mut().ended();
             match result {

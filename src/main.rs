@@ -16,6 +16,8 @@ mod log;
 mod logging;
 mod mesh;
 mod out;
+mod pool;
+mod processor;
 mod secrets;
 mod serve;
 mod shard_thread;

@@ -53,6 +53,8 @@ pub enum Parcel {
         /// Where the answer goes.
         answer: oneshot::Sender<Answer>,
     },
+    /// All shards are ready: accept connections.
+    Open,
     /// The process ends, step by step.
     End(EndStep),
 }
@@ -184,6 +186,13 @@ impl Mesh {
         let (answer, answered) = oneshot::channel();
         self.send(user.slot().shard(self.shards()), Parcel::Ask { operation, answer });
         answered.await.map_err(|_dropped_at_the_end| AskError::Ending)
+    }
+
+    /// Puts the same parcel into every shard's inbox.
+    pub fn send_all(&self, parcel: impl Fn() -> Parcel) {
+        for shard in (0..self.shards()).map(ShardId) {
+            self.send(shard, parcel());
+        }
     }
 
     /// Puts a parcel into a shard's inbox and wakes the shard if it sleeps.

@@ -1,4 +1,4 @@
-//! What waits to be written to one connection, and the buffers for it. It does not write.
+//! What waits to be written to one connection. It does not write.
 //!
 //! *Bound:* the core's window for deliveries, and [`crate::bounds::OUT_BYTES_MAX`] of answers, at
 //! which no further request of the connection is taken.
@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use ringpost_core::ws::frame;
 
 use crate::bounds::{CHUNK_BYTES, OUT_POOL_BYTES_MAX};
+use crate::pool::Pool;
 
 /// The out queue of a connection. Empty it holds no memory beyond its own few bytes.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ struct More {
 impl Out {
     /// Appends whole frames.
     #[inline]
-    pub fn push(&mut self, frames: &[u8], pool: &mut OutPool) {
+    pub fn push(&mut self, frames: &[u8], pool: &mut Pool) {
         self.bytes += frames.len();
         if !self.chunk.is_empty() && self.chunk.len() + frames.len() > CHUNK_BYTES {
             let full = std::mem::take(&mut self.chunk);
@@ -94,43 +95,13 @@ impl Out {
     }
 }
 
-/// Buffers of the out queues of a shard that are not in use.
-///
-/// *Bound:* [`OUT_POOL_BYTES_MAX`]; a buffer that comes back beyond it is freed.
-#[derive(Debug, Default)]
-pub struct OutPool {
-    free: Vec<Vec<u8>>,
-    bytes: usize,
+/// The buffers of a shard's out queues.
+pub fn pool() -> Pool {
+    Pool::new(OUT_BYTES_MIN, CHUNK_BYTES, OUT_POOL_BYTES_MAX)
 }
 
 /// The smallest allocation of a buffer: some frames.
 const OUT_BYTES_MIN: usize = 1 << 10;
-
-impl OutPool {
-    /// An empty buffer.
-    #[inline]
-    pub fn take(&mut self) -> Vec<u8> {
-        match self.free.pop() {
-            Some(buffer) => {
-                self.bytes -= buffer.capacity();
-                buffer
-            }
-            None => Vec::with_capacity(OUT_BYTES_MIN),
-        }
-    }
-
-    /// Takes a buffer back.
-    #[inline]
-    pub fn give(&mut self, mut buffer: Vec<u8>) {
-        let room = self.bytes + buffer.capacity() <= OUT_POOL_BYTES_MAX;
-        // What grew for one large frame would be wasted on the small ones.
-        if room && buffer.capacity() <= CHUNK_BYTES && buffer.capacity() > 0 {
-            buffer.clear();
-            self.bytes += buffer.capacity();
-            self.free.push(buffer);
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -138,7 +109,7 @@ mod tests {
 
     #[test]
     fn frames_leave_together_and_in_order() {
-        let (mut out, mut pool) = (Out::default(), OutPool::default());
+        let (mut out, mut pool) = (Out::default(), pool());
         assert_eq!(out.take(), None);
         out.push(b"one", &mut pool);
         out.push(b"two", &mut pool);
@@ -156,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_pong_overtakes_whole_chunks_and_only_the_latest_is_kept() {
-        let (mut out, mut pool) = (Out::default(), OutPool::default());
+        let (mut out, mut pool) = (Out::default(), pool());
         let big = vec![b'x'; CHUNK_BYTES - 10];
         for _ in 0..3 {
             out.push(&big, &mut pool);
@@ -174,18 +145,5 @@ mod tests {
         }
         assert_eq!(out.take(), None);
         assert!(out.more.is_none(), "an empty queue holds nothing");
-    }
-
-    #[test]
-    fn the_pool_is_bounded() {
-        let mut pool = OutPool::default();
-        pool.give(Vec::with_capacity(CHUNK_BYTES + 1));
-        assert_eq!(pool.bytes, 0, "too large to be kept");
-        for _ in 0..2 * OUT_POOL_BYTES_MAX / CHUNK_BYTES {
-            pool.give(Vec::with_capacity(CHUNK_BYTES));
-        }
-        assert_eq!(pool.bytes, OUT_POOL_BYTES_MAX);
-        assert_eq!(pool.take().capacity(), CHUNK_BYTES);
-        assert_eq!(pool.bytes, OUT_POOL_BYTES_MAX - CHUNK_BYTES);
     }
 }

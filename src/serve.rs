@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use ringpost_core::ShardConfig;
 use ringpost_core::admit::TokenCheck;
-use ringpost_core::ids::ShardId;
 use ringpost_storage::{Durability, Log, Opening, Options, Rocks};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,8 +29,8 @@ use crate::{log, sys};
 
 /// How often the supervisor looks at what cannot tell it by itself.
 const LOOK: Duration = Duration::from_millis(500);
-/// The same while the process ends.
-const LOOK_AT_END: Duration = Duration::from_millis(5);
+/// The same while something is about to be done: at the start and at the end.
+const LOOK_SOON: Duration = Duration::from_millis(1);
 
 /// What is bound.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,15 +68,17 @@ pub fn serve(
         .unwrap_or_else(|error| environment("a thread or its doorbell cannot be made", error));
     server.start_shards(config, &opening);
     server.open_api(api).unwrap_or_else(|error| environment("the HTTP API cannot start", error));
-    let bound = server.bound.clone();
-    write_ready_file(config.ready_file.as_deref(), &bound);
-    server.health.set_listening();
-    tracing::info!(
-        listen = ?bound.listen, api = %bound.api, shards = config.shards, files,
-        ready_ms = began.elapsed().as_millis() as u64, "ready"
-    );
-    announce(&bound);
-    server.supervise();
+    if server.open_listeners() {
+        let bound = &server.bound;
+        write_ready_file(config.ready_file.as_deref(), bound);
+        server.health.set_listening();
+        tracing::info!(
+            listen = ?bound.listen, api = %bound.api, shards = config.shards, files,
+            ready_ms = began.elapsed().as_millis() as u64, "ready"
+        );
+        announce(bound);
+        server.supervise();
+    }
     server.end(Duration::from_secs(config.drain_s.into()))
 }
 
@@ -195,6 +196,18 @@ impl Server {
         Ok(())
     }
 
+    /// Lets clients in, once every shard has its lease of ids in the log: before that it could not
+    /// store what another shard sends it. `false`: a signal came first.
+    fn open_listeners(&self) -> bool {
+        while self.mesh.census().busy > 0 {
+            if sys::next_signal(LOOK_SOON) {
+                return false;
+            }
+        }
+        self.mesh.send_all(|| Parcel::Open);
+        true
+    }
+
     /// Waits for a signal, and says so once when a commit hangs.
     fn supervise(&self) {
         let mut told = false;
@@ -239,9 +252,7 @@ impl Server {
 
     /// Has all shards take a step, and waits until `done`, at most so long.
     fn step(&self, step: EndStep, most: Duration, done: impl Fn(Census) -> bool) {
-        for shard in (0..self.mesh.shards()).map(ShardId) {
-            self.mesh.send(shard, Parcel::End(step));
-        }
+        self.mesh.send_all(|| Parcel::End(step));
         let deadline = Instant::now() + most;
         while most > Duration::ZERO && !done(self.mesh.census()) {
             if Instant::now() >= deadline {
@@ -254,7 +265,7 @@ impl Server {
                 );
                 return;
             }
-            thread::sleep(LOOK_AT_END);
+            thread::sleep(LOOK_SOON);
         }
     }
 }

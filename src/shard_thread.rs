@@ -25,11 +25,12 @@ use crate::engine::Engine;
 use crate::fatal::{self, Cause};
 use crate::log::ShardLog;
 use crate::mesh::{EndStep, Inbox};
-use crate::out::{Out, OutPool};
+use crate::out::{self, Out};
+use crate::pool::Pool;
 use crate::stats::{ShardStats, Stats};
 use crate::sys::Socket;
 use crate::table::Table;
-use crate::{accept, turn, watch};
+use crate::{turn, watch};
 
 /// Entries of the submission ring: what is submitted between two looks at the completions without
 /// a system call in between.
@@ -96,7 +97,7 @@ pub struct Local {
     /// Buffers for reads.
     pub read_pool: RefCell<ReadPool>,
     /// Buffers for writes.
-    pub out_pool: RefCell<OutPool>,
+    pub out_pool: RefCell<Pool>,
     /// What connections hold of messages and frames that are not whole or not taken.
     pub unfinished: Cell<usize>,
     /// The listeners, until the drain.
@@ -180,24 +181,26 @@ struct Clock {
 ///
 /// *Bound:* [`READS_MAX`] reads in flight hold one; a connection whose bytes may not be taken yet
 /// holds one too, which counts as unfinished input.
-#[derive(Default)]
 pub struct ReadPool {
-    free: Vec<Vec<u8>>,
+    pool: Pool,
     in_flight: usize,
 }
 
 impl ReadPool {
-    /// Whether one more read in flight may hold a buffer. If so it counts until
-    /// [`ReadPool::ended`].
-    pub fn begins(&mut self) -> bool {
-        let room = self.has_room();
-        self.in_flight += usize::from(room);
-        room
+    fn new() -> ReadPool {
+        let pool = Pool::new(READ_BYTES, 2 * READ_BYTES, READS_MAX * READ_BYTES);
+        ReadPool { pool, in_flight: 0 }
     }
 
     /// Whether one more read in flight may hold a buffer.
     pub fn has_room(&self) -> bool {
         self.in_flight < READS_MAX
+    }
+
+    /// A read begins; it holds a buffer until [`ReadPool::ended`].
+    pub fn begins(&mut self) {
+        assert!(self.has_room(), "asked before");
+        self.in_flight += 1;
     }
 
     /// A read in flight has ended.
@@ -213,7 +216,7 @@ impl ReadPool {
     /// Makes room in `buffer` for a read, behind what it has: at most a few bytes.
     pub fn make_room(&mut self, buffer: &mut Vec<u8>) {
         if buffer.capacity() < READ_BYTES {
-            let mut larger = self.free.pop().unwrap_or_else(|| Vec::with_capacity(READ_BYTES));
+            let mut larger = self.pool.take();
             larger.extend_from_slice(buffer);
             *buffer = larger;
         }
@@ -222,15 +225,15 @@ impl ReadPool {
 
     /// Takes the buffer back; what is left in it moves to one that just fits.
     pub fn give(&mut self, buffer: &mut Vec<u8>) {
-        if buffer.capacity() < READ_BYTES {
-            return;
+        if buffer.capacity() >= READ_BYTES {
+            let rest = buffer.as_slice().to_vec();
+            self.pool.give(std::mem::replace(buffer, rest));
         }
-        let rest = buffer.as_slice().to_vec();
-        let mut buffer = std::mem::replace(buffer, rest);
-        if self.free.len() < READS_MAX && buffer.capacity() < 2 * READ_BYTES {
-            buffer.clear();
-            self.free.push(buffer);
-        }
+    }
+
+    /// See [`Pool::trim`].
+    pub fn trim(&mut self) {
+        self.pool.trim();
     }
 }
 
@@ -263,9 +266,6 @@ async fn main(setup: Setup) {
         Err(error) => fatal::exit(Cause::Environment, &format!("no descriptor is left: {error}")),
     };
     let local = Rc::new(Local::new(setup));
-    for listener in local.listeners.borrow().iter() {
-        monoio::spawn(accept::run(local.clone(), listener.clone()));
-    }
     monoio::spawn(turn::listen(local.clone(), bell));
     turn::run(local).await;
 }
@@ -288,8 +288,8 @@ impl Local {
             behind_turn: RefCell::default(),
             parked: RefCell::default(),
             asks: RefCell::default(),
-            read_pool: RefCell::default(),
-            out_pool: RefCell::default(),
+            read_pool: RefCell::new(ReadPool::new()),
+            out_pool: RefCell::new(out::pool()),
             unfinished: Cell::new(0),
             listeners: RefCell::new(listeners.into_iter().map(Rc::new).collect()),
             end: Cell::new(None),

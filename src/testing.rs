@@ -92,6 +92,8 @@ impl Shards {
                 thread::spawn(move || shard_thread::run(setup))
             });
         let threads = threads.collect();
+        until(|| mesh.census().busy == 0, || "the shards do not get ready".to_owned());
+        mesh.send_all(|| Parcel::Open);
         Shards { addr, log, mesh, stats, threads, log_threads: Some(log_threads) }
     }
 
@@ -110,9 +112,7 @@ impl Shards {
 
     /// Has all shards take a step of the end.
     pub fn end(&self, step: EndStep) {
-        for shard in (0..self.mesh.shards()).map(ShardId) {
-            self.mesh.send(shard, Parcel::End(step));
-        }
+        self.mesh.send_all(|| Parcel::End(step));
     }
 
     /// Waits until a counter, summed over the shards, has this value.

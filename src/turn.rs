@@ -17,6 +17,7 @@ use ringpost_core::ids::ShardId;
 use ringpost_core::limits::{LINK_BYTES_MAX, LINK_DELIVERIES_MAX};
 use ringpost_core::shard::links::delivery_bytes;
 
+use crate::accept;
 use crate::bounds::PARCELS_BUDGET;
 use crate::fatal::{self, Cause};
 use crate::mesh::{EndStep, Parcel};
@@ -172,6 +173,11 @@ impl Local {
                 self.asks.borrow_mut().insert(id, answer);
                 let input = Input::Control { id, operation };
                 self.engine.borrow_mut().drive(now, input, stats);
+            }
+            Parcel::Open => {
+                for listener in self.listeners.borrow().iter() {
+                    monoio::spawn(accept::run(self.clone(), listener.clone()));
+                }
             }
             Parcel::End(step) => self.take_end(step),
         }

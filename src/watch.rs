@@ -110,6 +110,8 @@ impl Local {
             return;
         }
         watch.sweep_due_us = now_us + SWEEP_MS * 1_000 / SWEEP_PARTS;
+        self.read_pool.borrow_mut().trim();
+        self.out_pool.borrow_mut().trim();
         for _ in 0..u64::from(places).div_ceil(SWEEP_PARTS) {
             let holder = self.conns.borrow().holder(watch.swept);
             watch.swept = (watch.swept + 1) % places;
