@@ -5,6 +5,8 @@
 mod groups;
 #[path = "shard/random.rs"]
 mod random;
+#[path = "shard/revoke.rs"]
+mod revoke;
 #[path = "shard/world.rs"]
 mod world;
 

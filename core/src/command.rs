@@ -50,6 +50,21 @@ pub enum Action {
         /// The sender has other devices that want a copy (a dialect with `echo_to_own_devices`).
         copies: bool,
     },
+    /// Take a message back: the one that the command's `client_id` names.
+    Revoke {
+        /// The peer or group, as the answer names it.
+        to: CompactString,
+    },
+}
+
+impl Action {
+    /// Bytes of content that it carries.
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Action::Send { content, .. } => content.len(),
+            Action::Revoke { .. } => 0,
+        }
+    }
 }
 
 /// What the connection is told.
@@ -65,6 +80,8 @@ pub struct Outcome {
     pub sender: UserId,
     /// The client's own id of the message.
     pub client_id: CompactString,
+    /// The peer or group, where a message was to be revoked.
+    pub revoked: Option<CompactString>,
     /// Bytes of content that the request carried, given back to admission.
     pub content_bytes: u32,
     /// The result.

@@ -29,6 +29,9 @@ pub enum Refusal {
     /// Who asks may not do that.
     #[error("not permitted")]
     NotPermitted,
+    /// There is no such message to revoke, or it is too late.
+    #[error("no such message, or too late to revoke it")]
+    NotRevocable,
     /// There is a group with this id already.
     #[error("the group exists")]
     GroupExists,

@@ -162,6 +162,8 @@ pub enum CloseHow {
 pub enum Entry {
     /// One message: its record in `log`, its id in `ids`, and its recognition in `dedup`.
     Message { conversation: ConvKey, record: Box<MessageEntry> },
+    /// A record that is in the log already, without its content from now on.
+    Emptied { conversation: ConvKey, record: Box<MessageEntry> },
     /// A conversation's full name, with its first message.
     Conversation { key: ConvKey, conversation: Conversation },
     /// A user.
@@ -343,6 +345,9 @@ pub enum Load {
     Conversation { key: ConvKey, expected: Option<Conversation> },
     /// Is this a resend?
     Dedup { key: DedupKey },
+    /// The record that its author knows under `dedup`, else the one with the server's `id`, if it is
+    /// in this conversation.
+    Message { conversation: ConvKey, dedup: DedupKey, id: Option<MessageId> },
     /// A user's row and devices.
     User { user: UserId },
     /// A page of the user's inbox marks, in key order, behind `after`.
@@ -366,6 +371,8 @@ pub enum Loaded {
     Conversation(Box<ConversationLoaded>),
     /// The first result under this key, if there is one.
     Dedup(Option<Stored>),
+    /// See [`Load::Message`]: that record, or none.
+    Message(Page),
     /// See [`Load::User`].
     User(Box<UserLoaded>),
     /// See [`Load::Inbox`]; fewer than asked for means that there are no more.
@@ -531,7 +538,7 @@ impl Deliver {
 }
 
 /// Names a question of the control plane until its answer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ControlId(pub u64);
 
 /// What the control plane asks of a user's or a group's home.

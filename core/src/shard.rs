@@ -58,6 +58,8 @@ pub struct ShardConfig {
     pub id_leased: u32,
     /// Create unknown users when they connect.
     pub auto_create_users: bool,
+    /// How long an author may take a message back, ms; 0: always.
+    pub revoke_within_ms: u64,
     /// Settings of the dialects.
     pub dialects: Settings,
 }
@@ -67,6 +69,7 @@ pub struct ShardConfig {
 enum Waiting {
     Conversation { key: ConvKey },
     Dedup { key: ConvKey, ticket: u64 },
+    Message { key: ConvKey },
     Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
     Roster { id: ControlId },
     Memberships { user: UserRef, device: u32, epoch: u32 },
@@ -97,6 +100,8 @@ pub struct Shard {
     groups: LocalGroups,
     /// What this shard routes to itself once its turn is durable.
     later: VecDeque<(u64, Routed)>,
+    /// Conversations whose next request waits for a turn to be durable.
+    runs_after: VecDeque<(u64, ConvKey)>,
     /// Loads without an answer yet, by load id.
     loads: Slab<Waiting>,
     timers: Timers,
@@ -157,6 +162,7 @@ impl Shard {
             conversations: Conversations::default(),
             groups: LocalGroups::default(),
             later: VecDeque::new(),
+            runs_after: VecDeque::new(),
             loads: Slab::new(),
             timers: Timers::new(),
             due: Vec::new(),
@@ -303,6 +309,7 @@ impl Shard {
         while let Some((_, routed)) = self.later.pop_front_if(|(waits, _)| *waits <= turn) {
             self.routed(routed, 0, effects);
         }
+        self.run_durable(effects);
         self.forget_idle_users();
         for shard in 0..self.config.shards {
             self.send_heads(ShardId(shard), effects);
@@ -323,6 +330,9 @@ impl Shard {
             }
             (Waiting::Dedup { key, ticket }, Loaded::Dedup(found)) => {
                 self.dedup_loaded(key, ticket, found, effects);
+            }
+            (Waiting::Message { key }, Loaded::Message(found)) => {
+                self.message_loaded(key, found, effects);
             }
             (Waiting::Members { key, ticket, users }, Loaded::Members(loaded)) => {
                 self.members_loaded(key, ticket, users, loaded, effects);

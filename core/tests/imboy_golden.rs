@@ -107,6 +107,9 @@ fn frames_to_clients() {
             "event: revoked in a group" => {
                 event(&Happened::Revoked { seq: 3, wire: record("", None).id }, &mut out);
             }
+            "answer to a revoke" => {
+                imboy::write_revoke_ack(true, "m1", "alice", "team", 1_700_000_000_123, &mut out);
+            }
             "receipt" => imboy::write_server_ack(false, "m\"1", 1_700_000_000_123, &mut out),
             "receipt of a group" => {
                 imboy::write_server_ack(true, "m1", 1_700_000_000_123, &mut out)

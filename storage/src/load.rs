@@ -7,7 +7,7 @@ use ringpost_core::event::{
     ConversationLoaded, InboxMark, Load, Loaded, MemberLoaded, MemberRow, MembershipLoaded, OPEN,
     Position, UserLoaded,
 };
-use ringpost_core::ids::{ConvKey, Conversation, DeviceId, GroupId, UserId};
+use ringpost_core::ids::{ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, UserId};
 use ringpost_core::record::Page;
 
 use crate::error::{LogError, Malformed, hex};
@@ -81,6 +81,9 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         }
         Load::User { user: id } => user(view, id).map(|loaded| Loaded::User(Box::new(loaded))),
         Load::Inbox { user, after, limit } => inbox(view, user, *after, *limit).map(Loaded::Inbox),
+        Load::Message { conversation, dedup, id } => {
+            message(view, *conversation, *dedup, *id).map(Loaded::Message)
+        }
         Load::Members { group, conversation, users } => {
             members(view, group, *conversation, users).map(Loaded::Members)
         }
@@ -162,6 +165,24 @@ fn conversation(
 
 fn exists(view: &impl View, user: &UserId) -> Result<bool, Miss> {
     Ok(view.get(Family::Rows, &keys::user(user), |_| Ok(()))?.is_some())
+}
+
+fn message(
+    view: &impl View,
+    conversation: ConvKey,
+    dedup: DedupKey,
+    id: Option<MessageId>,
+) -> Result<Page, Miss> {
+    let own = view.get(Family::Dedup, &keys::dedup(dedup), value::stored)?;
+    let seq = match (own, id) {
+        (Some(stored), _) => Some(stored.seq),
+        (None, Some(id)) => {
+            let place = view.get(Family::Ids, &keys::id(id), value::place)?;
+            place.filter(|(key, _)| *key == conversation).map(|(_, seq)| seq)
+        }
+        (None, None) => None,
+    };
+    seq.map_or_else(|| Ok(Page::default()), |seq| page(view, conversation, seq, seq, 0))
 }
 
 fn members(

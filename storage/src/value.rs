@@ -22,8 +22,7 @@ pub fn put_place(out: &mut Vec<u8>, conversation: ConvKey, seq: u64) {
     out.extend_from_slice(&seq.to_be_bytes());
 }
 
-/// The inverse of [`put_place`]; no load asks for it yet.
-#[cfg(test)]
+/// The inverse of [`put_place`].
 pub fn place(value: &[u8]) -> Result<(ConvKey, u64), Malformed> {
     let mut fields = Fields::of(value)?;
     let place = (keys::parse_conv(fields.take::<{ keys::CONV_BYTES }>()?)?, fields.u64()?);

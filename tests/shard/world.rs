@@ -91,6 +91,7 @@ impl World {
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: true,
+                revoke_within_ms: 120_000,
                 dialects: Settings::default(),
             };
             let open = Effects { turn: 1, ..Effects::default() };

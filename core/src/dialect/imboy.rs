@@ -124,6 +124,20 @@ pub enum Frame<'a> {
         /// Where in the frame the payload is.
         payload: Range<usize>,
     },
+    /// `C2C_REVOKE` or `C2G_REVOKE`.
+    Revoke {
+        /// Whether `to` is a group.
+        group: bool,
+        /// The id under which the message is known.
+        id: CompactString,
+        /// The peer or group; not checked.
+        to: CompactString,
+    },
+    /// A receiver's `C2C_REVOKE_ACK` or `C2G_REVOKE_ACK`.
+    RevokeAck {
+        /// The revoked message's id.
+        id: CompactString,
+    },
 }
 
 /// What a `CLIENT_ACK` is for.
@@ -223,22 +237,51 @@ fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>,
     let Fields { id, kind, to, sender_ms, payload } = fields;
     // The error answer carries the id; one that is too long to be an id is not echoed.
     let id = id.filter(|id| id.len() <= ID_BYTES_MAX);
-    let refuse = |refusal| Undecodable { refusal, id: id.clone() };
+    let named = id.clone();
+    let refuse = |refusal| Undecodable { refusal, id: named.clone() };
     let missing = |what| refuse(Refusal::Malformed(what));
     let kind = kind.ok_or_else(|| missing("type is missing"))?;
-    let group = kind.eq_ignore_ascii_case("C2G");
-    if !group && !kind.eq_ignore_ascii_case("C2C") {
-        return Err(refuse(Refusal::UnknownOperation));
+    let Some(verb) = Verb::parse(&kind) else { return Err(refuse(Refusal::UnknownOperation)) };
+    let id = id.filter(|id| !id.is_empty());
+    let id = id.ok_or_else(|| Undecodable::new("id must be a string of 1 to 40 bytes"))?;
+    if verb == Verb::RevokeAck {
+        return Ok(Frame::RevokeAck { id });
     }
     let to = to.ok_or_else(|| missing("to is missing"))?;
+    let group = match verb {
+        Verb::Revoke { group } => return Ok(Frame::Revoke { group, id, to }),
+        Verb::Send { group } => group,
+        Verb::RevokeAck => unreachable!("returned above"),
+    };
     let payload = payload.ok_or_else(|| missing("payload is missing"))?;
     let payload = member_span(text, payload);
     if payload.len() > CONTENT_BYTES_MAX {
         return Err(refuse(Refusal::TooLarge));
     }
-    match id {
-        Some(id) if !id.is_empty() => Ok(Frame::Send { group, id, to, sender_ms, payload }),
-        _ => Err(Undecodable::new("id must be a string of 1 to 40 bytes")),
+    Ok(Frame::Send { group, id, to, sender_ms, payload })
+}
+
+/// What a frame's `type` asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Send { group: bool },
+    Revoke { group: bool },
+    RevokeAck,
+}
+
+impl Verb {
+    /// `type` is matched without case.
+    fn parse(kind: &str) -> Option<Verb> {
+        let verbs = [
+            ("C2C", Verb::Send { group: false }),
+            ("C2G", Verb::Send { group: true }),
+            ("C2C_REVOKE", Verb::Revoke { group: false }),
+            ("C2G_REVOKE", Verb::Revoke { group: true }),
+            ("C2C_REVOKE_ACK", Verb::RevokeAck),
+            ("C2G_REVOKE_ACK", Verb::RevokeAck),
+        ];
+        let found = verbs.into_iter().find(|(name, _)| kind.eq_ignore_ascii_case(name));
+        found.map(|(_, verb)| verb)
     }
 }
 
@@ -246,6 +289,14 @@ fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>,
 pub fn wire_id(record: &Record<'_>) -> MessageId {
     let own = record.dialect == Dialect::Imboy;
     own.then(|| MessageId::parse_xid(record.client_id.as_bytes())).flatten().unwrap_or(record.id)
+}
+
+/// The id under which receivers acknowledge what happened.
+pub fn event_id(happened: &Happened, record: &Record<'_>) -> MessageId {
+    match happened {
+        Happened::Revoked { wire, .. } => *wire,
+        _ => record.id,
+    }
 }
 
 /// Whether the receiver `to` is told what happened (protocols/imboy.md, *S2C events*).
@@ -381,6 +432,28 @@ pub fn write_server_ack(group: bool, id: &str, time_ms: u64, out: &mut Vec<u8>) 
     write_server_ts(time_ms, out);
 }
 
+/// Appends the answer to who has revoked a message; `to` is the peer or group.
+pub fn write_revoke_ack(
+    group: bool,
+    id: &str,
+    from: &str,
+    to: &str,
+    time_ms: u64,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"id\":");
+    write_string(id, out);
+    let kind: &[u8] = if group { b"C2G_REVOKE_ACK" } else { b"C2C_REVOKE_ACK" };
+    for (name, value) in [("type", kind), ("from", from.as_bytes()), ("to", to.as_bytes())] {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":\"");
+        out.extend_from_slice(value);
+        out.push(b'"');
+    }
+    write_server_ts(time_ms, out);
+}
+
 /// Appends the answer to a frame that failed.
 pub fn write_refusal(refusal: Refusal, id: Option<&str>, wall_ms: u64, out: &mut Vec<u8>) {
     let code = match refusal {
@@ -390,6 +463,7 @@ pub fn write_refusal(refusal: Refusal, id: Option<&str>, wall_ms: u64, out: &mut
         | Refusal::NoSuchGroup
         | Refusal::NotInGroup
         | Refusal::NotPermitted
+        | Refusal::NotRevocable
         | Refusal::GroupExists
         | Refusal::GroupFull => 3,
         Refusal::SenderUnknown => 706,

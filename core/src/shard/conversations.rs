@@ -13,14 +13,16 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 use crate::command::{Action, Command, GroupOperation, Outcome};
+use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{
     Answer, ControlId, ConversationLoaded, Deliver, Effects, Entry, Load, MemberLoaded,
     MessageEntry, Routed, Stored,
 };
-use crate::ids::{ConvKey, Conversation, DedupKey, DeviceId, UserId};
+use crate::happened::Happened;
+use crate::ids::{ConvKey, Conversation, DedupKey, DeviceId, MessageId, UserId};
 use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS};
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Page, Record};
 use crate::shard::groups::Group;
 use crate::shard::{Shard, Waiting};
 
@@ -80,6 +82,21 @@ pub(crate) struct Pending {
     asked: u64,
     /// The log is being asked about members of a group.
     pub(crate) asking: bool,
+    /// The message that is to be revoked.
+    target: Target,
+}
+
+/// A message that a request is about.
+#[derive(Debug)]
+enum Target {
+    /// It is about none.
+    None,
+    /// The log is to be asked once everything of the conversation is durable.
+    Wanted,
+    /// The log is being asked.
+    Asked,
+    /// That record, or none.
+    Known(Page),
 }
 
 /// What is asked of a conversation.
@@ -108,6 +125,7 @@ impl Conv {
     fn is_ready(&self, pending: &Pending) -> bool {
         self.loaded
             && (pending.dedup.is_none() || pending.answer.is_some())
+            && matches!(pending.target, Target::None | Target::Known(_))
             && self.group.as_ref().is_none_or(|group| group.knows(&pending.request))
     }
 
@@ -208,8 +226,8 @@ impl Shard {
             let outcome = outcome(&command, Err(Refusal::TryAgain));
             return self.answer(&command, outcome, 0, effects);
         }
-        let named = !command.client_id.is_empty();
-        let dedup = named.then(|| {
+        let resent = matches!(command.action, Action::Send { .. }) && !command.client_id.is_empty();
+        let dedup = resent.then(|| {
             DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
         });
         self.enqueue(index, Request::Command(command), dedup, effects);
@@ -242,7 +260,10 @@ impl Shard {
         let ticket = conv.front + conv.waiting.len() as u64;
         let key = conv.key;
         let (asked, asking) = (self.durable, false);
-        conv.waiting.push_back(Pending { request, dedup, answer: None, asked, asking });
+        let revokes =
+            matches!(&request, Request::Command(Command { action: Action::Revoke { .. }, .. }));
+        let target = if revokes { Target::Wanted } else { Target::None };
+        conv.waiting.push_back(Pending { request, dedup, answer: None, asked, asking, target });
         self.ask_about_members(index, ticket, effects);
         match dedup {
             Some(dedup) => {
@@ -268,6 +289,44 @@ impl Shard {
         };
         let load = Load::Members { group: name.clone(), conversation: key, users: users.clone() };
         self.load(Waiting::Members { key, ticket, users }, load, effects);
+    }
+
+    /// Asks the log for the message that the request in front is about, once the log has all of the
+    /// conversation.
+    fn ask_about_target(&mut self, index: u32, effects: &mut Effects) {
+        let (durable, secret) = (self.durable, self.config.secret);
+        let conv = &mut self.conversations.slab[index as usize];
+        let (key, turn) = (conv.key, conv.turn);
+        let Some(front) = conv.waiting.front_mut() else { return };
+        let (Request::Command(command), Target::Wanted, true) =
+            (&front.request, &front.target, conv.loaded)
+        else {
+            return;
+        };
+        if turn > durable {
+            self.runs_after.push_back((turn, key));
+            return;
+        }
+        let dedup = DedupKey::new(key, &command.sender, &command.client_id, secret);
+        let id = MessageId::parse_xid(command.client_id.as_bytes());
+        front.target = Target::Asked;
+        let load = Load::Message { conversation: key, dedup, id };
+        self.load(Waiting::Message { key }, load, effects);
+    }
+
+    pub(crate) fn message_loaded(&mut self, key: ConvKey, found: Page, effects: &mut Effects) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let front = self.conversations.slab[index as usize].waiting.front_mut();
+        front.expect("a request waits for its answer").target = Target::Known(found);
+        self.run(key, effects);
+    }
+
+    /// Requests that wait for what is durable now.
+    pub(crate) fn run_durable(&mut self, effects: &mut Effects) {
+        let durable = self.durable;
+        while let Some((_, key)) = self.runs_after.pop_front_if(|(turn, _)| *turn <= durable) {
+            self.run(key, effects);
+        }
     }
 
     /// What the log knows about members. What has changed since it was asked is known better.
@@ -379,6 +438,7 @@ impl Shard {
                 Some(_) => {
                     // What it is about may depend on what was before it.
                     let front = conv.front;
+                    self.ask_about_target(index, effects);
                     return self.ask_about_members(index, front, effects);
                 }
                 None => {
@@ -402,9 +462,13 @@ impl Shard {
     }
 
     fn execute(&mut self, index: u32, pending: Pending, effects: &mut Effects) {
-        let Pending { request: Request::Command(command), dedup, answer, .. } = pending else {
+        let Pending { request: Request::Command(command), dedup, answer, target, .. } = pending
+        else {
             unreachable!("the caller looked")
         };
+        if let Action::Revoke { .. } = &command.action {
+            return self.revoke(index, &command, &target, effects);
+        }
         let conv = &mut self.conversations.slab[index as usize];
         let recent = dedup.and_then(|dedup| {
             let found = conv.recent.iter().find(|recent| recent.dedup == dedup);
@@ -424,6 +488,64 @@ impl Shard {
         self.store(index, &command, dedup, effects);
     }
 
+    /// Takes a message back (protocols/README.md, *Revoke*): an event says so, and the message loses
+    /// its content in the same batch.
+    fn revoke(&mut self, index: u32, command: &Command, target: &Target, effects: &mut Effects) {
+        let (wall_ms, within_ms) = (self.now.wall_ms, self.config.revoke_within_ms);
+        let conv = &mut self.conversations.slab[index as usize];
+        let turn = conv.turn;
+        let Target::Known(page) = target else { unreachable!("it was ready") };
+        let found = page.get(0).filter(|record| record.kind != Kind::Event);
+        let checked = conv.may_write(command).and_then(|()| {
+            let record = found.ok_or(Refusal::NotRevocable)?;
+            let manages =
+                conv.group.as_ref().is_some_and(|group| group.may_manage(&command.sender));
+            let own = record.sender == command.sender.as_str();
+            let late = within_ms > 0 && record.time_ms + within_ms < wall_ms;
+            match (own, manages) {
+                (_, true) => Ok(record),
+                (true, false) if !late => Ok(record),
+                (true, false) => Err(Refusal::NotRevocable),
+                (false, false) => Err(Refusal::NotPermitted),
+            }
+        });
+        let record = match checked {
+            Ok(record) => record,
+            Err(refusal) => {
+                let outcome = outcome(command, Err(refusal));
+                return self.answer(command, outcome, turn, effects);
+            }
+        };
+        let place = Stored { id: record.id, seq: record.seq, time_ms: record.time_ms };
+        if record.kind == Kind::Revoked {
+            // Said again: nothing happens again.
+            let outcome = outcome(command, Ok(Stored { time_ms: wall_ms, ..place }));
+            return self.answer(command, outcome, turn, effects);
+        }
+        let happened = Happened::Revoked { seq: record.seq, wire: imboy::wire_id(&record) };
+        let mut content = Vec::new();
+        happened.encode(&mut content);
+        let draft = Draft {
+            kind: Kind::Event,
+            sender_ms: None,
+            sender: command.sender.as_str(),
+            device: &command.device,
+            client_id: "",
+            content: &content,
+            dedup: None,
+        };
+        let Some(stored) = self.append(index, &draft, effects) else {
+            let outcome = outcome(command, Err(Refusal::TryAgain));
+            return self.answer(command, outcome, 0, effects);
+        };
+        let conversation = command.key;
+        effects.entries.push(Entry::Emptied { conversation, record: emptied(&record) });
+        self.put_marks(index, Some(&command.sender), stored.seq, effects);
+        let outcome = outcome(command, Ok(stored));
+        self.answer(command, outcome, effects.turn, effects);
+        self.spread(index, &draft, stored, None, Some(&command.sender), effects);
+    }
+
     /// Stores a message, answers its sender and delivers it.
     fn store(
         &mut self,
@@ -432,7 +554,9 @@ impl Shard {
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) {
-        let Action::Send { sender_ms, content, copies } = &command.action;
+        let Action::Send { sender_ms, content, copies } = &command.action else {
+            unreachable!("the caller looked")
+        };
         let draft = Draft {
             kind: Kind::Message,
             sender_ms: *sender_ms,
@@ -651,15 +775,36 @@ impl Conv {
     }
 }
 
+/// A message without its content.
+fn emptied(record: &Record<'_>) -> Box<MessageEntry> {
+    Box::new(MessageEntry {
+        seq: record.seq,
+        kind: Kind::Revoked,
+        id: record.id,
+        time_ms: record.time_ms,
+        sender_ms: record.sender_ms,
+        countable: record.countable,
+        sender: CompactString::new(record.sender),
+        device: DeviceId { dialect: record.dialect, name: CompactString::new(record.device) },
+        client_id: CompactString::new(record.client_id),
+        content: 0..0,
+        dedup: None,
+    })
+}
+
 fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
-    let Action::Send { content, .. } = &command.action;
+    let revoked = match &command.action {
+        Action::Revoke { to } => Some(to.clone()),
+        Action::Send { .. } => None,
+    };
     Outcome {
         conn: command.origin.conn,
         conversation: command.key,
         kind: command.conversation.kind(),
         sender: command.sender.clone(),
         client_id: command.client_id.clone(),
-        content_bytes: content.len() as u32,
+        revoked,
+        content_bytes: command.action.content_bytes() as u32,
         result,
     }
 }

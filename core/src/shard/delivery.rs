@@ -224,27 +224,25 @@ pub(crate) fn encode(
     held: bool,
     outputs: &mut Outputs,
 ) -> Encoded {
-    let (class, shared, range, wire) = match dialect {
-        Dialect::Imboy => {
-            let range = frame(outputs, |out| match (record.kind, place) {
-                (Kind::Event, _) => {
-                    let happened = Happened::decode(record.content);
-                    let happened = happened.expect("what is not known is not shown");
-                    imboy::write_event(&happened, record, place, to.as_str(), out);
-                }
-                (_, Place::User) => imboy::write_message(record, "C2C", to.as_str(), out),
-                (_, Place::Group(group)) => {
-                    imboy::write_message(record, "C2G", group.as_str(), out);
-                }
+    let (class, range, wire) = match (dialect, record.kind) {
+        (Dialect::Imboy, Kind::Event) => {
+            let happened = Happened::decode(record.content);
+            let happened = happened.expect("what is not known is not shown");
+            let range = frame(outputs, |out| {
+                imboy::write_event(&happened, record, place, to.as_str(), out);
             });
-            let class = match (record.kind, place) {
-                (Kind::Event, _) => Class::Event,
-                (_, Place::User) => Class::Private,
-                (_, Place::Group(_)) => Class::Group,
+            (Class::Event, range, imboy::event_id(&happened, record))
+        }
+        (Dialect::Imboy, Kind::Message | Kind::Revoked) => {
+            let (class, kind, to) = match place {
+                Place::User => (Class::Private, "C2C", to.as_str()),
+                Place::Group(group) => (Class::Group, "C2G", group.as_str()),
             };
-            (class, class == Class::Group, range, imboy::wire_id(record))
+            let range = frame(outputs, |out| imboy::write_message(record, kind, to, out));
+            (class, range, imboy::wire_id(record))
         }
     };
+    let shared = class == Class::Group;
     Encoded { dialect, held, shared, range, class, wire }
 }
 

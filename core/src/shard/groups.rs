@@ -131,6 +131,11 @@ impl Group {
         self.row_of(sender).map(|_| ()).ok_or(Refusal::NotInGroup)
     }
 
+    /// Whether this user may revoke what others have said.
+    pub(crate) fn may_manage(&self, user: &UserId) -> bool {
+        self.row_of(user).is_some_and(|row| row.role >= MemberRole::Admin)
+    }
+
     /// The row of a group that is not dissolved.
     fn open(&self) -> Result<&GroupRow, Refusal> {
         let row = self.row.as_deref().filter(|row| row.closed_seq == 0);

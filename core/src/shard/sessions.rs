@@ -1,6 +1,7 @@
 //! Connections of this shard: what their frames ask for and what they are told.
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::command::{Action, Command, Origin, Outcome};
 use crate::dialect::Class;
@@ -145,20 +146,16 @@ impl Shard {
                 Ok(Frame::Send { group, id, to, sender_ms, payload }),
                 State::Live { user, device },
             ) => {
-                let owner = self.users.get(user).expect("a live connection holds its user");
-                let place = if group {
-                    GroupId::parse(&to).map(Conversation::Group).ok_or(Refusal::NoSuchGroup)
-                } else {
-                    let to = UserId::parse(&to).ok_or(Refusal::NoSuchUser);
-                    to.map(|to| Conversation::private(&owner.id, &to))
-                };
                 let content = Bytes::copy_from_slice(&bytes[payload]);
                 let send = Action::Send { sender_ms, content, copies: false };
-                match place {
-                    Ok(place) => self.request(conn, user, device, place, id, send, effects),
-                    // What cannot be an id is nobody's.
-                    Err(refusal) => self.refuse(conn, refusal, Some(&id), 0, effects),
-                }
+                self.request_to(conn, user, device, group, &to, id, send, effects);
+            }
+            (Ok(Frame::Revoke { group, id, to }), State::Live { user, device }) => {
+                let revoke = Action::Revoke { to: to.clone() };
+                self.request_to(conn, user, device, group, &to, id, revoke, effects);
+            }
+            (Ok(Frame::RevokeAck { id }), State::Live { user, device }) => {
+                self.acknowledge(user, device, Class::Event, &id, effects);
             }
             // A client that speaks before its login is through, or after it failed, gets what the
             // login gets; nothing of the account is touched.
@@ -213,6 +210,33 @@ impl Shard {
         }
     }
 
+    /// A request about a group or, with a user, about their private conversation.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    fn request_to(
+        &mut self,
+        conn: ConnId,
+        user: UserRef,
+        device: u32,
+        group: bool,
+        to: &str,
+        id: CompactString,
+        action: Action,
+        effects: &mut Effects,
+    ) {
+        let owner = self.users.get(user).expect("a live connection holds its user");
+        let place = if group {
+            GroupId::parse(to).map(Conversation::Group).ok_or(Refusal::NoSuchGroup)
+        } else {
+            let to = UserId::parse(to).ok_or(Refusal::NoSuchUser);
+            to.map(|to| Conversation::private(&owner.id, &to))
+        };
+        match place {
+            Ok(place) => self.request(conn, user, device, place, id, action, effects),
+            // What cannot be an id is nobody's.
+            Err(refusal) => self.refuse(conn, refusal, Some(&id), 0, effects),
+        }
+    }
+
     /// Sends a command to its conversation's home.
     #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
     fn request(
@@ -221,20 +245,21 @@ impl Shard {
         user: UserRef,
         device: u32,
         conversation: Conversation,
-        client_id: compact_str::CompactString,
+        client_id: CompactString,
         mut action: Action,
         effects: &mut Effects,
     ) {
         let owner = self.users.get(user).expect("a live connection holds its user");
         let (sender, own) = (owner.id.clone(), &owner.devices[device as usize].id);
-        let Action::Send { content, copies, .. } = &mut action;
-        let dialects = &self.config.dialects;
-        *copies = owner.devices.iter().any(|other| {
-            other.id != *own
-                && !other.gone
-                && dialects.delivery(other.id.dialect).echo_to_own_devices
-        });
-        let content_bytes = content.len();
+        if let Action::Send { copies, .. } = &mut action {
+            let dialects = &self.config.dialects;
+            *copies = owner.devices.iter().any(|other| {
+                other.id != *own
+                    && !other.gone
+                    && dialects.delivery(other.id.dialect).echo_to_own_devices
+            });
+        }
+        let content_bytes = action.content_bytes();
         let device = own.clone();
         let key = conversation.key(self.config.secret);
         let origin = Origin { shard: self.config.shard, conn };
@@ -273,6 +298,11 @@ impl Shard {
         let turn = turn.max(session.turn);
         match outcome.result {
             Ok(stored) => write_frame(self.out(effects, turn), outcome.conn, |out| {
+                if let Some(to) = &outcome.revoked {
+                    let (group, from) = (outcome.kind == ConvKind::Group, outcome.sender.as_str());
+                    let id = &outcome.client_id;
+                    return imboy::write_revoke_ack(group, id, from, to, stored.time_ms, out);
+                }
                 let group = outcome.kind == ConvKind::Group;
                 imboy::write_server_ack(group, &outcome.client_id, stored.time_ms, out);
             }),
