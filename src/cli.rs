@@ -115,8 +115,8 @@ fn token_command() -> Command {
         )
         .after_help(
             "It is signed with the first [[auth]] secret of the configuration, or with the secret \
-             that the server generated in its data directory. The token alone goes to standard \
-             output.\n\n\
+             that the server generated in its data directory; public keys sign nothing. The token \
+             alone goes to standard output.\n\n\
              Examples:\n\
              \x20 ringpost token --user alice\n\
              \x20 ringpost token --user alice --data /srv/ringpost --device phone-1 --ttl 30d",

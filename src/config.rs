@@ -331,6 +331,11 @@ mod tests {
             secret = "0123456789abcdef0123456789abcdef"
             user_claim = "uid"
             require = { sub = "tk" }
+            [[auth]]
+            kid = "k2"
+            public_key_file = "k2.pem"
+            [[auth]]
+            jwks_file = "keys.json"
             "#,
         )
         .expect("all of it is allowed");
@@ -353,6 +358,8 @@ mod tests {
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
         assert_eq!(config.auth[0].require["sub"], "tk");
+        assert_eq!(config.auth[1].key, tables::TokenKey::PublicKeyFile("k2.pem".into()));
+        assert_eq!(config.auth[2].key, tables::TokenKey::JwksFile("keys.json".into()));
     }
 
     #[test]
@@ -393,6 +400,8 @@ mod tests {
             ("[[route]]\npath = \"/x\"\ndialect = \"smtp\"", "route: "),
             ("[[auth]]\nuser_claim = \"sub\"", "auth: "),
             ("[[auth]]\nsecret = \"short\"", "auth: "),
+            ("[[auth]]\npublic_key_file = \"a\"\njwks_file = \"b\"", "auth: exactly one"),
+            ("[[auth]]\nkid = \"k\"\njwks_file = \"b\"", "auth: kid: "),
             ("[[api.key]]\nname = \"a\"\nhash = \"md5:00\"\nscopes = [\"read\"]", "api.key: "),
         ] {
             let error = from_file(text).expect_err(text);

@@ -55,8 +55,8 @@ const LOCKS: usize = 256;
 pub struct Setup {
     /// Who may use it.
     pub keys: ApiKeys,
-    /// Mints tokens.
-    pub signer: Signer,
+    /// Mints tokens; `None`: others do, with keys of which only the public part is here.
+    pub signer: Option<Signer>,
     /// Answer `/metrics` to everybody.
     pub metrics_public: bool,
 }

@@ -41,7 +41,7 @@ use config::Config;
 use control::auth::ApiKeys;
 use doctor::Verdict;
 use fatal::Cause;
-use token::{Grant, SecretError, Tokens};
+use token::{Grant, KeyError, Tokens};
 
 /// Per-thread heaps: what a shard allocates it also frees, and no shard waits for another.
 #[global_allocator]
@@ -110,10 +110,10 @@ fn machine_is_fit(shards: u16) -> bool {
 }
 
 /// The keys of tokens and of the API, from the configuration or the data directory.
-fn prepare(config: &Config) -> Result<(Tokens, control::Setup), SecretError> {
-    let in_data = |name: &str| -> Result<String, SecretError> {
+fn prepare(config: &Config) -> Result<(Tokens, control::Setup), KeyError> {
+    let in_data = |name: &'static str| -> Result<String, KeyError> {
         let path = config.data.join(name);
-        let wrong = |problem| SecretError { path: path.clone(), problem };
+        let wrong = |problem| KeyError::new(name, &path, problem);
         secrets::create_private_directory(&config.data).map_err(wrong)?;
         let (secret, made) = secrets::load_or_create(&path).map_err(wrong)?;
         if made {
@@ -133,7 +133,13 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
     let wall_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let secret = || load_secret(&config.data.join(secrets::TOKEN_SECRET));
     let token = match token::keys(&config.auth, secret) {
-        Ok((_, signer)) => signer.mint(wall_ms, grant),
+        Ok((_, Some(signer))) => signer.mint(wall_ms, grant),
+        Ok((_, None)) => {
+            eprintln!(
+                "ringpost: auth: tokens are minted with a secret, and there are public keys only"
+            );
+            return ExitCode::from(FAILED);
+        }
         Err(error) => {
             eprintln!("ringpost: {error}");
             if error.problem.kind() == io::ErrorKind::NotFound {
@@ -157,6 +163,6 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
     }
 }
 
-fn load_secret(path: &Path) -> Result<String, SecretError> {
-    secrets::load(path).map_err(|problem| SecretError { path: path.to_owned(), problem })
+fn load_secret(path: &Path) -> Result<String, KeyError> {
+    secrets::load(path).map_err(|problem| KeyError::new(secrets::TOKEN_SECRET, path, problem))
 }

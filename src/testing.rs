@@ -3,6 +3,9 @@
 //! Everything waits for what it needs with one generous deadline; nothing sleeps to let something
 //! happen.
 
+#[path = "../tests/common/keys.rs"]
+pub mod keys;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

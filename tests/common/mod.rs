@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod http;
+pub mod keys;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
