@@ -111,20 +111,22 @@ impl std::fmt::Debug for TokenKey {
     }
 }
 
-type Put = fn(&mut Config, &toml::Value) -> Result<(), String>;
+/// Checks a list and puts it into the configuration. The error says what is wrong.
+pub type Put = fn(&mut Config, &toml::Value) -> Result<(), String>;
 
 /// Names of the lists.
 pub const NAMES: [&str; 4] = ["listener", "route", "api.key", "auth"];
 
-/// What takes the list of this name.
-pub fn find(name: &str) -> Option<Put> {
-    match name {
-        "listener" => Some(put_listeners),
-        "route" => Some(put_routes),
-        "api.key" => Some(put_api_keys),
-        "auth" => Some(put_auth),
-        _ => None,
-    }
+/// The list of this name, and what takes it.
+pub fn find(name: &str) -> Option<(&'static str, Put)> {
+    let list = NAMES.into_iter().find(|list| *list == name)?;
+    let put: Put = match list {
+        "listener" => put_listeners,
+        "route" => put_routes,
+        "api.key" => put_api_keys,
+        _ => put_auth,
+    };
+    Some((list, put))
 }
 
 /// Why a secret cannot be one, if so.

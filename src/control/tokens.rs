@@ -33,7 +33,8 @@ pub async fn mint(
         exp_unit: fields.word("exp_unit", "s, ms")?.unwrap_or_default(),
     };
     fields.end()?;
-    let signer = shared.setup.signer.as_ref().ok_or_else(|| {
+    let setup = shared.setup();
+    let signer = setup.signer.as_ref().ok_or_else(|| {
         ApiError::not_configured("tokens are minted with a secret, and there are public keys only")
     })?;
     let token = signer

@@ -183,6 +183,18 @@ impl Server {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Waits until the server has written this so many times.
+    ///
+    /// # Panics
+    /// When it does not before the deadline.
+    pub fn until_logged(&self, words: &str, times: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.log().matches(words).count() < times {
+            assert!(Instant::now() < deadline, "{words:?} was not logged {times} times");
+            thread::sleep(POLL);
+        }
+    }
+
     /// A token for `user`, valid for an hour, signed with the generated secret.
     pub fn token(&self, user: &str) -> String {
         self.token_of(&json!({ "sub": user, "exp": wall_s() + 3600 }))
