@@ -106,8 +106,8 @@ impl Local {
             return Some(Err(HttpRefusal::Unavailable));
         }
         let now = self.begin_turn();
-        let common = self.common;
-        let admission = admit(&request, &common.routes, &*common.tokens, now.wall_ms);
+        let settings = self.settings.borrow();
+        let admission = admit(&request, &self.common.routes, &*settings.tokens, now.wall_ms);
         Some(admission.map(|admission| (admission, len)))
     }
 }

@@ -11,14 +11,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use ringpost_core::ids::UserId;
 
 use crate::config::keys::{self, KEYS, Key, Kind};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Sources};
 use crate::token::{ExpUnit, Grant, Role, TTL_S_MAX};
 
 /// What was asked for.
 #[derive(Debug)]
 pub enum Request {
-    /// Run the server. Boxed, because it is large.
-    Serve(Box<Config>),
+    /// Run the server; its configuration can be read again. Boxed, because it is large.
+    Serve { config: Box<Config>, sources: Sources },
     /// Print a token.
     Token { config: Box<Config>, grant: Grant },
 }
@@ -46,12 +46,14 @@ pub fn parse(
         let text = matches.try_get_one::<String>(key.name).ok().flatten();
         text.map(|text| (key, text.clone()))
     };
-    let file = matches.get_one::<PathBuf>("config").cloned();
-    let flags = KEYS.iter().filter_map(given);
-    let config = Config::load(file.as_deref(), variables, flags).map_err(CliError::Config)?;
-    let config = Box::new(config);
+    let sources = Sources {
+        file: matches.get_one::<PathBuf>("config").cloned(),
+        variables: variables.into_iter().collect(),
+        flags: KEYS.iter().filter_map(given).collect(),
+    };
+    let config = Box::new(sources.load().map_err(CliError::Config)?);
     Ok(match name {
-        "serve" => Request::Serve(config),
+        "serve" => Request::Serve { config, sources },
         "token" => Request::Token { config, grant: grant(matches) },
         _ => unreachable!("clap knows these commands only"),
     })
@@ -86,7 +88,9 @@ fn serve_command() -> Command {
              \x20 ringpost serve\n\
              \x20 ringpost serve --config /etc/ringpost.toml\n\
              \x20 RINGPOST_SHARDS=3 ringpost serve --data /srv/ringpost --listen 0.0.0.0:7070\n\n\
-             SIGTERM and SIGINT drain and exit with 0; a second one ends at once.",
+             SIGTERM and SIGINT drain and exit with 0; a second one ends at once. SIGHUP reads the \
+             configuration and the key files again: token keys, API keys, limits of addresses, \
+             metrics.public and log.level change without disturbing a connection.",
         )
 }
 
@@ -115,8 +119,8 @@ fn token_command() -> Command {
         )
         .after_help(
             "It is signed with the first [[auth]] secret of the configuration, or with the secret \
-             that the server generated in its data directory. The token alone goes to standard \
-             output.\n\n\
+             that the server generated in its data directory; public keys sign nothing. The token \
+             alone goes to standard output.\n\n\
              Examples:\n\
              \x20 ringpost token --user alice\n\
              \x20 ringpost token --user alice --data /srv/ringpost --device phone-1 --ttl 30d",
@@ -225,7 +229,7 @@ mod tests {
                     --shards 2 --ready-file r --durability interval:20 --drain-s 0 \
                     --auto-create-users false --revoke-within-s 60 --metrics-public --log-format json \
                     --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2";
-        let Ok(Request::Serve(config)) = parsed(line) else { panic!("a valid line") };
+        let Ok(Request::Serve { config, .. }) = parsed(line) else { panic!("a valid line") };
         assert_eq!(config.shards, 2);
         assert!(config.metrics.public);
         assert!(!config.auto_create_users);

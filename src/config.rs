@@ -7,7 +7,9 @@
 pub mod keys;
 pub mod tables;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +51,19 @@ pub struct Config {
     pub dialects: Settings,
     /// Who may sign tokens; empty: the secret generated in the data directory.
     pub auth: Vec<Auth>,
+    /// What was given, by dotted name; everything else has its default.
+    pub given: BTreeMap<&'static str, Origin>,
+}
+
+/// How a key was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Where, the last time.
+    pub source: Source,
+    /// The value as text; of a list of tables, how many: secrets may be in them.
+    pub shown: String,
+    /// Differs when the value does.
+    fingerprint: u64,
 }
 
 /// The HTTP API's settings.
@@ -115,6 +130,7 @@ impl Default for Config {
                 .to_vec(),
             dialects: Settings::default(),
             auth: Vec::new(),
+            given: BTreeMap::new(),
         };
         // The table is the one place that says what the default of a key is.
         for key in KEYS {
@@ -134,7 +150,7 @@ fn default_shards() -> u16 {
 }
 
 /// Where a value was given.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// In the configuration file.
     File(PathBuf),
@@ -177,6 +193,27 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// The three sources, so that they can be read again.
+#[derive(Clone, Default, Debug)]
+pub struct Sources {
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+    /// The process's environment when it began.
+    pub variables: Vec<(String, String)>,
+    /// Keys given as flags.
+    pub flags: Vec<(&'static Key, String)>,
+}
+
+impl Sources {
+    /// What they say now.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), self.variables.clone(), self.flags.clone())
+    }
+}
+
 impl Config {
     /// Puts the three sources over the defaults.
     ///
@@ -198,7 +235,7 @@ impl Config {
                 key: String::new(),
                 problem: format!("cannot read it: {error}"),
             })?;
-            config.put_file(&text).map_err(|(key, problem)| ConfigError {
+            config.put_file(&text, &source()).map_err(|(key, problem)| ConfigError {
                 source: source(),
                 key,
                 problem,
@@ -206,8 +243,9 @@ impl Config {
         }
         config.put_variables(variables)?;
         for (key, text) in flags {
-            key.apply(&mut config, Given::Text(&text)).map_err(|problem| ConfigError {
-                source: Source::Flag(format!("--{}", key.flag())),
+            let source = Source::Flag(format!("--{}", key.flag()));
+            config.put(key, Given::Text(&text), &source).map_err(|problem| ConfigError {
+                source: source.clone(),
                 key: key.name.to_owned(),
                 problem,
             })?;
@@ -215,28 +253,67 @@ impl Config {
         Ok(config)
     }
 
+    /// The names of what is given differently here, in order.
+    pub fn changed_from(&self, old: &Config) -> Vec<&'static str> {
+        let fingerprint =
+            |config: &Config, name: &str| config.given.get(name).map(|origin| origin.fingerprint);
+        let names = self.given.keys().chain(old.given.keys()).copied();
+        let mut changed: Vec<_> =
+            names.filter(|name| fingerprint(self, name) != fingerprint(old, name)).collect();
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    fn put(&mut self, key: &'static Key, given: Given<'_>, source: &Source) -> Result<(), String> {
+        key.apply(self, given)?;
+        let shown = match given {
+            Given::Text(text) => text.to_owned(),
+            Given::Toml(toml::Value::String(text)) => text.clone(),
+            Given::Toml(value) => value.to_string(),
+        };
+        self.note(key.name, shown.clone(), &shown, source);
+        Ok(())
+    }
+
+    fn note(&mut self, name: &'static str, shown: String, value: &str, source: &Source) {
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        let origin = Origin { source: source.clone(), shown, fingerprint: hasher.finish() };
+        self.given.insert(name, origin);
+    }
+
     /// Puts a file's text over this. The error is the key's dotted name and what is wrong.
-    fn put_file(&mut self, text: &str) -> Result<(), (String, String)> {
+    fn put_file(&mut self, text: &str, source: &Source) -> Result<(), (String, String)> {
         let table: toml::Table =
             text.parse().map_err(|e: toml::de::Error| (String::new(), e.to_string()))?;
         if table.contains_key("listen") && table.contains_key("listener") {
             let problem = "give either this or [[listener]] tables, not both";
             return Err(("listen".to_owned(), problem.to_owned()));
         }
-        self.put_table("", &table)
+        self.put_table("", &table, source)
     }
 
-    fn put_table(&mut self, prefix: &str, table: &toml::Table) -> Result<(), (String, String)> {
+    fn put_table(
+        &mut self,
+        prefix: &str,
+        table: &toml::Table,
+        source: &Source,
+    ) -> Result<(), (String, String)> {
         for (name, value) in table {
             let name = format!("{prefix}{name}");
             let put = if let Some(key) = keys::find(&name) {
-                key.apply(self, Given::Toml(value))
-            } else if let Some(put) = tables::find(&name) {
-                put(self, value)
+                self.put(key, Given::Toml(value), source)
+            } else if let Some((list, put)) = tables::find(&name) {
+                put(self, value).map(|()| {
+                    let count = value.as_array().map_or(0, Vec::len);
+                    let shown = format!("{count} of [[{list}]]");
+                    self.note(list, shown, &value.to_string(), source);
+                })
             } else {
                 match value {
                     toml::Value::Table(inner) if keys::has_section(&name) => {
-                        self.put_table(&format!("{name}."), inner)?;
+                        self.put_table(&format!("{name}."), inner, source)?;
                         Ok(())
                     }
                     _ => Err("unknown key".to_owned()),
@@ -257,13 +334,14 @@ impl Config {
         ours.sort();
         for (name, text) in ours {
             let key = KEYS.iter().find(|key| key.variable() == name);
+            let source = Source::Variable(name);
             let result = match key {
-                Some(key) => key.apply(self, Given::Text(&text)),
+                Some(key) => self.put(key, Given::Text(&text), &source),
                 None => Err("unknown key".to_owned()),
             };
             result.map_err(|problem| ConfigError {
                 key: key.map_or("", |key| key.name).to_owned(),
-                source: Source::Variable(name),
+                source: source.clone(),
                 problem,
             })?;
         }
@@ -277,7 +355,8 @@ mod tests {
 
     fn from_file(text: &str) -> Result<Config, String> {
         let mut config = Config::default();
-        config.put_file(text).map_err(|(key, problem)| format!("{key}: {problem}"))?;
+        let source = Source::File(PathBuf::from("ringpost.toml"));
+        config.put_file(text, &source).map_err(|(key, problem)| format!("{key}: {problem}"))?;
         Ok(config)
     }
 
@@ -334,6 +413,11 @@ mod tests {
             secret = "0123456789abcdef0123456789abcdef"
             user_claim = "uid"
             require = { sub = "tk" }
+            [[auth]]
+            kid = "k2"
+            public_key_file = "k2.pem"
+            [[auth]]
+            jwks_file = "keys.json"
             "#,
         )
         .expect("all of it is allowed");
@@ -356,6 +440,8 @@ mod tests {
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
         assert_eq!(config.auth[0].require["sub"], "tk");
+        assert_eq!(config.auth[1].key, tables::TokenKey::PublicKeyFile("k2.pem".into()));
+        assert_eq!(config.auth[2].key, tables::TokenKey::JwksFile("keys.json".into()));
     }
 
     #[test]
@@ -396,6 +482,8 @@ mod tests {
             ("[[route]]\npath = \"/x\"\ndialect = \"smtp\"", "route: "),
             ("[[auth]]\nuser_claim = \"sub\"", "auth: "),
             ("[[auth]]\nsecret = \"short\"", "auth: "),
+            ("[[auth]]\npublic_key_file = \"a\"\njwks_file = \"b\"", "auth: exactly one"),
+            ("[[auth]]\nkid = \"k\"\njwks_file = \"b\"", "auth: kid: "),
             ("[[api.key]]\nname = \"a\"\nhash = \"md5:00\"\nscopes = [\"read\"]", "api.key: "),
         ] {
             let error = from_file(text).expect_err(text);
@@ -425,6 +513,24 @@ mod tests {
         assert_eq!(config.drain_s, 3);
         assert_eq!(config.api.listen.port(), 4);
         assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 4_000]);
+    }
+
+    #[test]
+    fn what_was_given_is_known_and_compared() {
+        let old = from_file("shards = 2\ndrain_s = 5\n[log]\nlevel = \"warn\"").expect("allowed");
+        let new = from_file(
+            "shards = 2\ndrain_s = 6\n[[auth]]\nsecret = \"0123456789abcdef0123456789abcdef\"",
+        )
+        .expect("allowed");
+        assert_eq!(new.changed_from(&old), ["auth", "drain_s", "log.level"]);
+        assert!(new.changed_from(&new.clone()).is_empty());
+        assert_eq!(new.given["drain_s"].shown, "6");
+        assert_eq!(new.given["auth"].shown, "1 of [[auth]]");
+        assert!(!format!("{new:?}").contains("0123456789abcdef"), "a secret is shown");
+        let flag = (keys::find("shards").expect("a key"), "3".to_owned());
+        let config = Config::load(None, variables(&[("RINGPOST_SHARDS", "2")]), [flag]);
+        let origin = config.expect("allowed").given["shards"].clone();
+        assert_eq!((origin.source.to_string().as_str(), &*origin.shown), ("flag --shards", "3"));
     }
 
     #[test]

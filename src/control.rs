@@ -32,7 +32,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::health::Health;
 use crate::mesh::{AskError, Mesh};
@@ -56,8 +56,8 @@ const LOCKS: usize = 256;
 pub struct Setup {
     /// Who may use it.
     pub keys: ApiKeys,
-    /// Mints tokens.
-    pub signer: Signer,
+    /// Mints tokens; `None`: others do, with keys of which only the public part is here.
+    pub signer: Option<Signer>,
     /// Answer `/metrics` to everybody.
     pub metrics_public: bool,
 }
@@ -87,7 +87,8 @@ struct Times {
 /// What all handlers share.
 struct Shared {
     times: Times,
-    setup: Setup,
+    /// Read once per request: what changes meanwhile is for the next one.
+    setup: watch::Receiver<Arc<Setup>>,
     process: Process,
     /// A change of a profile is a read and a write: nobody else's may come between.
     locks: Box<[Mutex<()>]>,
@@ -97,6 +98,7 @@ struct Shared {
 pub struct Control {
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    setup: watch::Sender<Arc<Setup>>,
 }
 
 impl Control {
@@ -125,14 +127,20 @@ impl Control {
             listener::Bounded::new(tokio::net::TcpListener::from_std(listener)?)
         };
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let router = router(Arc::new(Shared { times, setup, process, locks }));
+        let (setup, current) = watch::channel(Arc::new(setup));
+        let router = router(Arc::new(Shared { times, setup: current, process, locks }));
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(serve(listener, router, stopped, times.stop));
             // Connections that are still there end with it.
             runtime.shutdown_background();
         })?;
-        Ok(Control { thread, stop })
+        Ok(Control { thread, stop, setup })
+    }
+
+    /// Takes other keys, for the requests that come from now on.
+    pub fn set(&self, setup: Setup) {
+        self.setup.send_replace(Arc::new(setup));
     }
 
     /// Accepts nothing more, lets requests in progress end (within [`TIMES`]), and waits for
@@ -207,13 +215,14 @@ async fn known_caller(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let setup = shared.setup();
     let open = match request.uri().path() {
         "/healthz" | "/readyz" => true,
-        "/metrics" => shared.setup.metrics_public,
+        "/metrics" => setup.metrics_public,
         _ => false,
     };
     if !open {
-        match shared.setup.keys.caller(request.headers()) {
+        match setup.keys.caller(request.headers()) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
             }
@@ -224,6 +233,11 @@ async fn known_caller(
 }
 
 impl Shared {
+    /// Who may do what, as the operator has it now.
+    fn setup(&self) -> Arc<Setup> {
+        self.setup.borrow().clone()
+    }
+
     /// Asks the home that executes the operation; waits no longer than [`Times::answer`].
     async fn ask(&self, operation: Operation) -> Result<Answer, ApiError> {
         let asked = self.process.mesh.ask(operation);

@@ -22,6 +22,7 @@ use ringpost_core::ids::ShardId;
 use ringpost_core::session::Hello;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::settings::Settings;
 use crate::sys;
 
 /// Questions of the control plane that are not answered yet; the next is told [`AskError::Busy`].
@@ -55,6 +56,8 @@ pub enum Parcel {
     },
     /// All shards are ready: accept connections.
     Open,
+    /// What the operator has changed, for everybody who connects from now on.
+    Settings(Arc<Settings>),
     /// The process ends, step by step.
     End(EndStep),
 }

@@ -11,7 +11,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ringpost_core::ShardConfig;
-use ringpost_core::admit::TokenCheck;
 use ringpost_storage::{Durability, Log, Opening, Options, Rocks};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -23,8 +22,10 @@ use crate::control::{self, Control};
 use crate::fatal::{self, Cause};
 use crate::health::{COMMIT_MS_MAX, Health};
 use crate::mesh::{Census, EndStep, Inbox, Mesh, Parcel};
+use crate::settings::Settings;
 use crate::shard_thread::{self, Common, Setup};
 use crate::stats::Stats;
+use crate::sys::Signal;
 use crate::{log, sys};
 
 /// How often the supervisor looks at what cannot tell it by itself.
@@ -41,13 +42,22 @@ pub struct Bound {
     pub api: SocketAddr,
 }
 
+/// What may change while the server runs.
+pub struct Live {
+    /// For the shards.
+    pub settings: Settings,
+    /// For the HTTP API.
+    pub api: control::Setup,
+}
+
 /// Serves until a signal ends it: exit status 0. Whatever prevents that ends the process with the
-/// status of its [`Cause`]. `announce` is called once, when all listeners are open.
+/// status of its [`Cause`]. `announce` is called once, when all listeners are open; `reload` at
+/// each SIGHUP, and what it returns is used from then on.
 pub fn serve(
     config: &Config,
-    tokens: Box<dyn TokenCheck + Send + Sync>,
-    api: control::Setup,
+    live: Live,
     announce: impl FnOnce(&Bound),
+    reload: impl FnMut() -> Option<Live>,
 ) -> ExitCode {
     fatal::exit_on_panic();
     let began = Instant::now();
@@ -64,10 +74,11 @@ pub fn serve(
     }
     let store = open(config);
     let opening = store.opening().clone();
-    let mut server = Server::start(config, store, tokens, files, began)
+    let mut server = Server::start(config, store, files, began)
         .unwrap_or_else(|error| environment("a thread or its doorbell cannot be made", error));
-    server.start_shards(config, &opening);
-    server.open_api(api).unwrap_or_else(|error| environment("the HTTP API cannot start", error));
+    server.start_shards(config, &opening, live.settings);
+    let opened = server.open_api(live.api);
+    opened.unwrap_or_else(|error| environment("the HTTP API cannot start", error));
     if server.open_listeners() {
         let bound = &server.bound;
         write_ready_file(config.ready_file.as_deref(), bound);
@@ -77,7 +88,7 @@ pub fn serve(
             ready_ms = began.elapsed().as_millis() as u64, "ready"
         );
         announce(bound);
-        server.supervise();
+        server.supervise(reload);
     }
     server.end(Duration::from_secs(config.drain_s.into()))
 }
@@ -124,7 +135,6 @@ impl Server {
     fn start(
         config: &Config,
         store: Arc<dyn Log>,
-        tokens: Box<dyn TokenCheck + Send + Sync>,
         files: u64,
         started: Instant,
     ) -> io::Result<Server> {
@@ -137,7 +147,6 @@ impl Server {
         let bound = Bound { listen, api: api.local_addr()? };
         let common = Common {
             routes: config.routes.clone(),
-            tokens,
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),
             stats: stats.clone(),
@@ -159,7 +168,8 @@ impl Server {
         })
     }
 
-    fn start_shards(&mut self, config: &Config, opening: &Opening) {
+    fn start_shards(&mut self, config: &Config, opening: &Opening, settings: Settings) {
+        let settings = Arc::new(settings);
         let cpus = cpus_for(config.shards);
         let listeners = std::mem::take(&mut self.listeners);
         for ((inbox, log), listeners) in self.idle.drain(..).zip(listeners) {
@@ -175,7 +185,8 @@ impl Server {
                 dialects: config.dialects.clone(),
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);
-            let setup = Setup { inbox, log, core, listeners, common: self.common, cpu };
+            let (common, settings) = (self.common, settings.clone());
+            let setup = Setup { inbox, log, core, listeners, common, settings, cpu };
             let thread = thread::Builder::new().name(format!("shard-{}", shard.0));
             match thread.spawn(move || shard_thread::run(setup)) {
                 Ok(thread) => self.shards.push(thread),
@@ -198,10 +209,11 @@ impl Server {
     }
 
     /// Lets clients in, once every shard has its lease of ids in the log: before that it could not
-    /// store what another shard sends it. `false`: a signal came first.
+    /// store what another shard sends it. `false`: a signal to end came first. (What a signal to
+    /// reload wants was read a moment ago.)
     fn open_listeners(&self) -> bool {
         while self.mesh.census().busy > 0 {
-            if sys::next_signal(LOOK_SOON) {
+            if sys::next_signal(LOOK_SOON) == Some(Signal::End) {
                 return false;
             }
         }
@@ -209,10 +221,19 @@ impl Server {
         true
     }
 
-    /// Waits for a signal, and says so once when a commit hangs.
-    fn supervise(&self) {
+    /// Waits for a signal to end, reloads at the others, and says so once when a commit hangs.
+    fn supervise(&self, mut reload: impl FnMut() -> Option<Live>) {
         let mut told = false;
-        while !sys::next_signal(LOOK) {
+        loop {
+            match sys::next_signal(LOOK) {
+                Some(Signal::End) => return,
+                Some(Signal::Reload) => {
+                    if let Some(live) = reload() {
+                        self.change(live);
+                    }
+                }
+                None => {}
+            }
             let age = self.health.commit_age();
             let hangs = age >= Duration::from_millis(COMMIT_MS_MAX);
             if hangs && !told {
@@ -223,6 +244,16 @@ impl Server {
             }
             told = hangs;
         }
+    }
+
+    /// Gives what has changed to those who use it.
+    fn change(&self, live: Live) {
+        let settings = Arc::new(live.settings);
+        self.mesh.send_all(|| Parcel::Settings(settings.clone()));
+        if let Some(control) = &self.control {
+            control.set(live.api);
+        }
+        tracing::info!("reloaded: the new settings are for whoever comes from now on");
     }
 
     /// Ends in order: see [`EndStep`].
@@ -274,7 +305,7 @@ impl Server {
 /// Whatever the end waits for: a second signal ends the process at once.
 fn end_at_second_signal() {
     let waits = thread::Builder::new().name("second-signal".to_owned()).spawn(|| {
-        while !sys::next_signal(LOOK) {}
+        while sys::next_signal(LOOK) != Some(Signal::End) {}
         fatal::exit(Cause::SecondSignal, "ended at once by a second signal");
     });
     if let Err(error) = waits {

@@ -150,19 +150,29 @@ pub fn allowed_cpus() -> Vec<usize> {
     cpus.filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
 }
 
+/// What a signal asks the process for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: to end.
+    End,
+    /// SIGHUP: to read its configuration again.
+    Reload,
+}
+
 /// The signals that [`next_signal`] waits for.
 fn signal_set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set, which sigaddset then changes.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
         set.assume_init()
     }
 }
 
-/// Keeps SIGTERM and SIGINT for [`next_signal`], in this thread and those it starts from now on.
+/// Keeps these signals for [`next_signal`], in this thread and those it starts from now on.
 pub fn hold_signals() -> io::Result<()> {
     let set = signal_set();
     // SAFETY: `set` is initialised; the old mask is not asked for.
@@ -172,8 +182,8 @@ pub fn hold_signals() -> io::Result<()> {
     }
 }
 
-/// Waits for SIGTERM or SIGINT, at most so long; `true`: one came.
-pub fn next_signal(timeout: Duration) -> bool {
+/// Waits for a signal, at most so long.
+pub fn next_signal(timeout: Duration) -> Option<Signal> {
     let set = signal_set();
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs() as libc::time_t,
@@ -181,7 +191,10 @@ pub fn next_signal(timeout: Duration) -> bool {
     };
     // SAFETY: both are initialised and only read; the signal's details are not asked for. Errors
     // are EAGAIN and EINTR: none came.
-    unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &timeout) > 0 }
+    match unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &timeout) } {
+        libc::SIGHUP => Some(Signal::Reload),
+        signal => (signal > 0).then_some(Signal::End),
+    }
 }
 
 /// Ends the process without running anything else: no destructor of another language's library

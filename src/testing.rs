@@ -3,6 +3,9 @@
 //! Everything waits for what it needs with one generous deadline; nothing sleeps to let something
 //! happen.
 
+#[path = "../tests/common/keys.rs"]
+pub mod keys;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use crate::health::Health;
 use crate::log::{self, Threads};
 use crate::mesh::{EndStep, Mesh, Parcel};
 use crate::serve;
+use crate::settings::Settings;
 use crate::shard_thread::{self, Common, Setup};
 use crate::stats::{Counter, ShardStats, Stats};
 
@@ -70,12 +74,12 @@ impl Shards {
         let (listeners, addr) = listeners(any, shards);
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
-            tokens: Box::new(AnyToken),
             sockets_max,
             bounds,
             stats: stats.clone(),
             started: Instant::now(),
         }));
+        let settings = Arc::new(Settings { tokens: Box::new(AnyToken) });
         let threads =
             inboxes.into_iter().zip(ends).zip(listeners).map(|((inbox, log), listener)| {
                 let core = ShardConfig {
@@ -89,7 +93,8 @@ impl Shards {
                     dialects: Settings::default(),
                 };
                 let listeners = vec![listener];
-                let setup = Setup { inbox, log, core, listeners, common, cpu: None };
+                let settings = settings.clone();
+                let setup = Setup { inbox, log, core, listeners, common, settings, cpu: None };
                 thread::spawn(move || shard_thread::run(setup))
             });
         let threads = threads.collect();

@@ -180,6 +180,7 @@ impl Local {
                     monoio::spawn(accept::run(self.clone(), listener.clone()));
                 }
             }
+            Parcel::Settings(settings) => _ = self.settings.replace(settings),
             Parcel::End(step) => self.take_end(step),
         }
     }

@@ -35,6 +35,24 @@ pub enum TokenFault {
     Invalid,
 }
 
+/// The token that an upgrade request brings: in the `authorization` header, with or without
+/// `Bearer`, or under one of the query keys that clients use which cannot set headers. The first
+/// one that is not empty.
+pub fn token_of(request: &Request<'_>) -> Option<CompactString> {
+    let header = request.header("authorization").map(CompactString::new);
+    let query = |name| request.query_value(name).map(CompactString::from);
+    let queries = ["token", "access_token", "authorization"].into_iter().filter_map(query);
+    header.into_iter().chain(queries).find_map(|value| {
+        // The scheme's name is without case (RFC 9110 section 11.1).
+        let token = match value.trim().split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+            _ if value.trim().eq_ignore_ascii_case("bearer") => "",
+            _ => value.trim(),
+        };
+        (!token.is_empty()).then(|| CompactString::new(token))
+    })
+}
+
 /// A path and the dialect that is spoken there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
@@ -72,4 +90,40 @@ pub fn admit(
     switching_protocols(request.key, subprotocol, &mut switching);
     let home = login.as_ref().ok().map(|login| login.user.slot());
     Ok(Admission { hello: Hello { dialect, switching, login }, home })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::handshake::{key, parse, upgrade_request};
+
+    fn token(target: &str, headers: &[(&str, &str)]) -> Option<String> {
+        let mut bytes = Vec::new();
+        upgrade_request("h", target, headers, &key([0; 16]), &mut bytes);
+        let (request, _) = parse(&bytes).expect("a proper request").expect("all of it");
+        token_of(&request).map(String::from)
+    }
+
+    #[test]
+    fn a_token_rides_where_clients_put_it() {
+        for (target, headers, found) in [
+            ("/", &[("authorization", "t1")][..], Some("t1")),
+            ("/", &[("Authorization", "Bearer t1")], Some("t1")),
+            ("/", &[("AUTHORIZATION", "bEaReR   t1 ")], Some("t1")),
+            ("/?token=t1", &[], Some("t1")),
+            ("/?access_token=t1", &[], Some("t1")),
+            ("/?authorization=t1", &[], Some("t1")),
+            ("/?authorization=Bearer%20t1", &[], Some("t1")),
+            ("/?x=1&token=Bearer+t1", &[], Some("t1")),
+            ("/?token=t1", &[("authorization", "t2")], Some("t2")),
+            ("/?authorization=t3&access_token=t2&token=t1", &[], Some("t1")),
+            // Empty ones are those of clients that have none there.
+            ("/?token=t1", &[("authorization", "")], Some("t1")),
+            ("/?token=&access_token=t2", &[("authorization", "Bearer ")], Some("t2")),
+            ("/?token=", &[], None),
+            ("/", &[("token", "t1"), ("cookie", "token=t1")], None),
+        ] {
+            assert_eq!(token(target, headers).as_deref(), found, "{target} {headers:?}");
+        }
+    }
 }

@@ -73,51 +73,60 @@ impl Scope {
     }
 }
 
-/// `[[auth]]`: a key that tokens may be signed with, and what they must say.
+/// `[[auth]]`: a key, or a set of keys, that tokens may be signed with, and what they must say.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Auth {
-    /// The `kid` of its tokens; without one, tokens with any `kid` or none.
+    /// The `kid` of its tokens; without one, tokens with any `kid` or none. The keys of a set have
+    /// their own.
     pub kid: Option<String>,
-    /// The HS256 secret.
-    pub secret: Secret,
+    /// The key, which also says by which algorithm.
+    pub key: TokenKey,
     /// The claim that holds the user id.
     pub user_claim: String,
     /// Claims that must have these very values.
     pub require: BTreeMap<String, serde_json::Value>,
 }
 
-/// Where a secret is.
+/// Where a token key is.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Secret {
-    /// In the configuration itself.
-    Inline(String),
-    /// In this file; white space at its end does not count.
-    File(PathBuf),
+pub enum TokenKey {
+    /// An HS256 secret, in the configuration itself.
+    Secret(String),
+    /// An HS256 secret in this file; white space at its end does not count.
+    SecretFile(PathBuf),
+    /// A public key in this PEM file: RSA for RS256, P-256 for ES256, Ed25519 for EdDSA.
+    PublicKeyFile(PathBuf),
+    /// Public keys of these kinds in this file, a JWK set (RFC 7517).
+    JwksFile(PathBuf),
 }
 
-impl std::fmt::Debug for Secret {
+impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Secret::Inline(_) => f.write_str("Inline(…)"),
-            Secret::File(path) => f.debug_tuple("File").field(path).finish(),
+            TokenKey::Secret(_) => f.write_str("Secret(…)"),
+            TokenKey::SecretFile(path) => f.debug_tuple("SecretFile").field(path).finish(),
+            TokenKey::PublicKeyFile(path) => f.debug_tuple("PublicKeyFile").field(path).finish(),
+            TokenKey::JwksFile(path) => f.debug_tuple("JwksFile").field(path).finish(),
         }
     }
 }
 
-type Put = fn(&mut Config, &toml::Value) -> Result<(), String>;
+/// Checks a list and puts it into the configuration. The error says what is wrong.
+pub type Put = fn(&mut Config, &toml::Value) -> Result<(), String>;
 
 /// Names of the lists.
 pub const NAMES: [&str; 4] = ["listener", "route", "api.key", "auth"];
 
-/// What takes the list of this name.
-pub fn find(name: &str) -> Option<Put> {
-    match name {
-        "listener" => Some(put_listeners),
-        "route" => Some(put_routes),
-        "api.key" => Some(put_api_keys),
-        "auth" => Some(put_auth),
-        _ => None,
-    }
+/// The list of this name, and what takes it.
+pub fn find(name: &str) -> Option<(&'static str, Put)> {
+    let list = NAMES.into_iter().find(|list| *list == name)?;
+    let put: Put = match list {
+        "listener" => put_listeners,
+        "route" => put_routes,
+        "api.key" => put_api_keys,
+        _ => put_auth,
+    };
+    Some((list, put))
 }
 
 /// Why a secret cannot be one, if so.
@@ -181,6 +190,8 @@ struct AuthTable {
     kid: Option<String>,
     secret: Option<String>,
     secret_file: Option<PathBuf>,
+    public_key_file: Option<PathBuf>,
+    jwks_file: Option<PathBuf>,
     #[serde(default = "default_user_claim")]
     user_claim: String,
     #[serde(default)]
@@ -194,25 +205,36 @@ fn default_user_claim() -> String {
 fn put_auth(config: &mut Config, value: &toml::Value) -> Result<(), String> {
     config.auth.clear();
     for table in list::<AuthTable>(value, AUTH_MAX)? {
-        let AuthTable { kid, secret, secret_file, user_claim, require } = table;
-        let secret = match (secret, secret_file) {
-            (Some(secret), None) => {
-                check_secret(&secret).map_err(|problem| format!("secret: {problem}"))?;
-                Secret::Inline(secret)
-            }
-            (None, Some(path)) => Secret::File(path),
-            _ => return Err("either secret or secret_file must be given".to_owned()),
+        let AuthTable { kid, user_claim, require, secret, .. } = &table;
+        let files = [
+            (&table.secret_file, TokenKey::SecretFile as fn(PathBuf) -> TokenKey),
+            (&table.public_key_file, TokenKey::PublicKeyFile),
+            (&table.jwks_file, TokenKey::JwksFile),
+        ];
+        let secret = secret.iter().cloned().map(TokenKey::Secret);
+        let files = files.into_iter().filter_map(|(path, key)| path.clone().map(key));
+        let mut given: Vec<TokenKey> = secret.chain(files).collect();
+        let (Some(key), None) = (given.pop(), given.pop()) else {
+            let names = "secret, secret_file, public_key_file, jwks_file";
+            return Err(format!("exactly one of these must be given: {names}"));
         };
+        if let TokenKey::Secret(secret) = &key {
+            check_secret(secret).map_err(|problem| format!("secret: {problem}"))?;
+        }
+        if kid.is_some() && matches!(key, TokenKey::JwksFile(_)) {
+            return Err("kid: the keys of a jwks_file have their own".to_owned());
+        }
         if !(1..=64).contains(&user_claim.len()) {
             return Err("user_claim: must have 1 to 64 bytes".to_owned());
         }
-        if require.contains_key(&user_claim) {
+        if require.contains_key(user_claim) {
             return Err(format!("require: {user_claim} is the user's id, different in each token"));
         }
         if let Some(claim) = require.keys().find(|claim| matches!(claim.as_str(), "exp" | "nbf")) {
             return Err(format!("require: {claim} is checked against the clock"));
         }
-        config.auth.push(Auth { kid, secret, user_claim, require });
+        let AuthTable { kid, user_claim, require, .. } = table;
+        config.auth.push(Auth { kid, key, user_claim, require });
     }
     Ok(())
 }

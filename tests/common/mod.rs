@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod http;
+pub mod keys;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -180,6 +181,18 @@ impl Server {
     /// What the server wrote on stdout and stderr so far, over all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Waits until the server has written this so many times.
+    ///
+    /// # Panics
+    /// When it does not before the deadline.
+    pub fn until_logged(&self, words: &str, times: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.log().matches(words).count() < times {
+            assert!(Instant::now() < deadline, "{words:?} was not logged {times} times");
+            thread::sleep(POLL);
+        }
     }
 
     /// A token for `user`, valid for an hour, signed with the generated secret.

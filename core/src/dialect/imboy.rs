@@ -6,7 +6,7 @@
 use compact_str::CompactString;
 use std::ops::Range;
 
-use crate::admit::{TokenCheck, TokenFault};
+use crate::admit::{TokenCheck, TokenFault, token_of};
 use crate::dialect::json::{Scratch, Value, member_span, write_integer, write_string};
 use crate::dialect::{Delivery, Place};
 use crate::error::Refusal;
@@ -79,10 +79,8 @@ fn read_login(
         let header = request.header(name).map(CompactString::new);
         header.or_else(|| request.query_value(name).map(CompactString::from))
     };
-    let token = ["authorization", "token", "access_token"].into_iter().find_map(value);
-    let token = token.ok_or(LoginFault::TokenInvalid)?;
-    let token = token.strip_prefix("Bearer ").unwrap_or(&token).trim();
-    let claims = tokens.check(wall_ms, token).map_err(|fault| match fault {
+    let token = token_of(request).ok_or(LoginFault::TokenInvalid)?;
+    let claims = tokens.check(wall_ms, &token).map_err(|fault| match fault {
         TokenFault::Expired => LoginFault::TokenExpired,
         TokenFault::Invalid => LoginFault::TokenInvalid,
     })?;
