@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.level, tracing::Level::DEBUG);
         assert_eq!(config.dialects.imboy.catchup_gap_ms, 7);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 2_500]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_500]);
         assert_eq!(config.routes.len(), 1);
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(config.shards, 2);
         assert_eq!(config.drain_s, 3);
         assert_eq!(config.api.listen.port(), 4);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 4_000]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 4_000]);
     }
 
     #[test]

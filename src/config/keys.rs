@@ -155,7 +155,48 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Seconds {
             count_max: 16,
             max: 86_400,
-            set: |config, times_ms| config.dialects.imboy.c2c_retry_ms = times_ms,
+            set: |config, times_ms| config.dialects.imboy.retries.private = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.c2g_retry_s",
+        default: Some("3.5,7,10,15"),
+        about: "imboy: the same for a group message.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.group = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.apply_friend_retry_s",
+        default: Some("1.5,3,6,11,18"),
+        about: "imboy: the same for a friend request and its confirmation.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.friend_request = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.logged_another_device_retry_s",
+        default: Some("5,15"),
+        about: "imboy: the same for the news that another device has connected; after the last \
+                it is not told again.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.another_device = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.s2c_retry_s",
+        default: Some("1000,2000"),
+        about: "imboy: the same for any other stored message of the server.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.notice = times_ms,
         },
     },
 ];

@@ -7,8 +7,8 @@ use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::admit::{TokenCheck, TokenFault};
-use crate::dialect::Delivery;
 use crate::dialect::json::{Scratch, Value, member_span, write_integer, write_string};
+use crate::dialect::{Delivery, Retries};
 use crate::error::Refusal;
 use crate::ids::{DeviceId, Dialect, MessageId};
 use crate::limits::{CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
@@ -27,13 +27,20 @@ pub const REFRESH_TOKEN: &str = "please_refresh_token";
 pub struct Settings {
     /// Pause between two messages pushed at connect, unless the first is acknowledged, ms.
     pub catchup_gap_ms: u64,
-    /// Send times of a private message, ms after the first, ascending.
-    pub c2c_retry_ms: Vec<u64>,
+    /// When what is not acknowledged is sent again.
+    pub retries: Retries,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { catchup_gap_ms: 100, c2c_retry_ms: vec![5_000, 12_000, 23_000] }
+        let retries = Retries {
+            private: vec![5_000, 12_000, 23_000],
+            group: vec![3_500, 7_000, 10_000, 15_000],
+            friend_request: vec![1_500, 3_000, 6_000, 11_000, 18_000],
+            another_device: vec![5_000, 15_000],
+            notice: vec![1_000_000, 2_000_000],
+        };
+        Settings { catchup_gap_ms: 100, retries }
     }
 }
 
@@ -41,10 +48,11 @@ impl Settings {
     /// See [`Delivery`].
     pub fn delivery(&self) -> Delivery<'_> {
         Delivery {
-            retry_ms: &self.c2c_retry_ms,
+            retries: &self.retries,
             catch_up_gap_ms: self.catchup_gap_ms,
             echo_to_own_devices: false,
             replaced_close: Some(4001),
+            tells_other_devices: true,
         }
     }
 }

@@ -20,7 +20,7 @@ impl Shard {
             if live.retry_armed {
                 continue;
             }
-            let retry_ms = self.config.dialects.delivery(device.id.dialect).retry_ms;
+            let retry_ms = &self.config.dialects.delivery(device.id.dialect).retries.private;
             let due = live.unacknowledged().filter_map(|sent| sent.due_ms(retry_ms)).min();
             if let Some(due_ms) = due {
                 live.retry_armed = true;
@@ -38,7 +38,7 @@ impl Shard {
         }
         let owner = self.users.get_mut(user).expect("it has a live device");
         let at = &mut owner.devices[device as usize];
-        let retry_ms = self.config.dialects.delivery(at.id.dialect).retry_ms;
+        let retry_ms = &self.config.dialects.delivery(at.id.dialect).retries.private;
         let live = at.live.as_mut().expect("looked up above");
         live.retry_armed = false;
         if live.retry_loading {
@@ -72,7 +72,7 @@ impl Shard {
         }
         let owner = self.users.get_mut(user).expect("it has a live device");
         let at = &mut owner.devices[device as usize];
-        let retry_ms = self.config.dialects.delivery(at.id.dialect).retry_ms;
+        let retry_ms = &self.config.dialects.delivery(at.id.dialect).retries.private;
         let live = at.live.as_mut().expect("looked up above");
         live.retry_loading = false;
         let mut records = page.iter().peekable();
