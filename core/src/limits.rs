@@ -8,6 +8,11 @@ pub const USER_ID_BYTES_MAX: usize = 64;
 pub const DEVICE_ID_BYTES_MAX: usize = 128;
 /// Client message ids: imboy takes 40; the other dialects' are no longer than this.
 pub const CLIENT_ID_BYTES_MAX: usize = 64;
+/// Platform and version of a client, each: the names that clients use are shorter than this.
+pub const CLIENT_WORD_BYTES_MAX: usize = 32;
+/// What the server tells one connection without storing it and has not seen acknowledged; the
+/// oldest makes room.
+pub const PROMPTS_MAX: usize = 8;
 /// Content of one message (protocols/README.md, *Limits*).
 pub const CONTENT_BYTES_MAX: usize = 64 << 10;
 /// One WebSocket message, its fragments together.

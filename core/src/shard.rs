@@ -12,6 +12,7 @@ mod conversations;
 mod delivery;
 pub mod links;
 mod positions;
+mod prompts;
 mod reading;
 mod retries;
 mod sessions;
@@ -324,6 +325,7 @@ impl Shard {
                 }
                 Timer::Pull { user, device, epoch } => self.pull(user, device, epoch, effects),
                 Timer::Refresh { conn, step } => self.refresh(conn, step, effects),
+                Timer::Prompt { conn } => self.prompt_again(conn, effects),
                 Timer::Lease => self.renew_lease(effects),
             }
         }

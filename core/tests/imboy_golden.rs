@@ -4,7 +4,7 @@
 //! `encode.txt`: what is told behind `=`, the frame behind `>`.
 //! `GOLDEN_UPDATE=1` writes the results into the files; read the difference before you commit it.
 
-use ringpost_core::dialect::imboy::{self, Frame};
+use ringpost_core::dialect::imboy::{self, Frame, s2c};
 use ringpost_core::dialect::json::Scratch;
 use ringpost_core::error::Refusal;
 use ringpost_core::ids::{Dialect, MessageId};
@@ -95,7 +95,10 @@ fn frames_to_clients() {
             "token invalid" => {
                 imboy::write_login_fault(LoginFault::TokenInvalid, now_ms, &mut out);
             }
-            "refresh your token" => imboy::write_refresh_token("alice", now_ms, &mut out),
+            "refresh your token" => s2c::write_refresh_token("alice", now_ms, &mut out),
+            "another device" => {
+                s2c::write_another_device("alice", "t\"1", "ios", now_ms, &mut out);
+            }
             "pong" => out.extend_from_slice(imboy::PONG),
             other => panic!("{other:?} is not known to the test"),
         }

@@ -1,7 +1,9 @@
 //! imboy: JSON text frames with `CLIENT_ACK` (protocols/imboy.md).
 //!
 //! Translates between its frames and the core's words. Bodies only: the WebSocket head around
-//! them is `ws::frame`'s.
+//! them is `ws::frame`'s. What the server says in its own name is in [`s2c`].
+
+pub mod s2c;
 
 use compact_str::CompactString;
 use std::ops::Range;
@@ -11,16 +13,13 @@ use crate::dialect::json::{Scratch, Value, member_span, write_integer, write_str
 use crate::dialect::{Delivery, Retries};
 use crate::error::Refusal;
 use crate::ids::{DeviceId, Dialect, MessageId};
-use crate::limits::{CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
+use crate::limits::{CLIENT_WORD_BYTES_MAX, CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::record::Record;
-use crate::session::{Login, LoginFault};
+use crate::session::{Client, Login, LoginFault};
 use crate::ws::handshake::Request;
 
 /// Client message ids have 1 to 40 bytes.
 const ID_BYTES_MAX: usize = 40;
-
-/// The id, and payload `msg_type`, of the reminder that a token is past its time.
-pub const REFRESH_TOKEN: &str = "please_refresh_token";
 
 /// What the operator can set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,7 +88,13 @@ fn read_login(
         return Err(LoginFault::TokenInvalid);
     }
     let device = DeviceId { dialect: Dialect::Imboy, name };
-    Ok(Login { user: claims.user, device, expires_ms: claims.expires_ms })
+    // What is longer than any name of a platform or version is none.
+    let word = |name| value(name).filter(|word| word.len() <= CLIENT_WORD_BYTES_MAX);
+    let client = Client {
+        platform: word("cos").unwrap_or_default(),
+        version: word("vsn").unwrap_or_default(),
+    };
+    Ok(Login { user: claims.user, device, expires_ms: claims.expires_ms, client })
 }
 
 /// A frame from the client.
@@ -126,7 +131,9 @@ pub enum Frame<'a> {
 pub enum AckKind {
     /// A private message.
     C2c,
-    /// A group message, a server's message or a signal: accepted in silence.
+    /// A message of the server's own.
+    S2c,
+    /// A group message or a signal: accepted in silence.
     Other,
 }
 
@@ -174,7 +181,9 @@ fn decode_ack(rest: &[u8]) -> Result<Frame<'_>, Undecodable> {
     let known = |name: &str| kind.eq_ignore_ascii_case(name);
     let kind = if known("C2C") {
         AckKind::C2c
-    } else if known("C2G") || known("S2C") || known("WEBRTC") {
+    } else if known("S2C") {
+        AckKind::S2c
+    } else if known("C2G") || known("WEBRTC") {
         AckKind::Other
     } else {
         return Err(malformed());
@@ -288,19 +297,6 @@ pub fn write_login_fault(fault: LoginFault, wall_ms: u64, out: &mut Vec<u8>) {
         LoginFault::TokenInvalid => 706,
     };
     begin_error(code, None, out);
-    write_server_ts(wall_ms, out);
-}
-
-/// Appends the S2C reminder that the token is past its time; `to` is empty before a login.
-pub fn write_refresh_token(to: &str, wall_ms: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        b"{\"id\":\"please_refresh_token\",\"type\":\"S2C\",\"from\":\"\",\"to\":\"",
-    );
-    out.extend_from_slice(to.as_bytes());
-    out.extend_from_slice(
-        b"\",\"payload\":{\"msg_type\":\"please_refresh_token\"},\"created_at\":",
-    );
-    write_integer(wall_ms as i64, out);
     write_server_ts(wall_ms, out);
 }
 

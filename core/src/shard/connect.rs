@@ -124,7 +124,7 @@ impl Shard {
     /// A connection gets its user: the upgrade is answered here, one way or the other.
     fn attach(&mut self, user: UserRef, conn: ConnId, hello: Hello, effects: &mut Effects) {
         let Hello { dialect, switching, login } = hello;
-        let Ok(Login { device, expires_ms, .. }) = login else {
+        let Ok(Login { device, expires_ms, client, .. }) = login else {
             unreachable!("only a login is brought to a user")
         };
         let wall_ms = self.now.wall_ms;
@@ -163,8 +163,10 @@ impl Shard {
         }
         let first = device.live.as_ref().is_some_and(|live| live.epoch == self.epoch);
         self.set_state(conn, State::Live { user, device: index }, turn);
+        self.sessions.get_mut(conn).expect("a waiting connection is still open").client = client;
         write_bytes(self.out(effects, turn), conn, &switching);
         self.arm_refresh(conn, expires_ms);
+        self.tell_other_devices(user, conn, turn, effects);
         if first {
             self.queue_catch_up(user, index, self.epoch, effects);
         }

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 
 use crate::command::{Action, Command, Origin, Outcome};
-use crate::dialect::imboy::{self, AckKind, Frame, Undecodable};
+use crate::dialect::imboy::{self, AckKind, Frame, Undecodable, s2c};
 use crate::error::Refusal;
 use crate::event::{Close, CloseHow, Effects, Routed};
 use crate::ids::{ConnId, Conversation, Dialect, UserId};
 use crate::limits::UNDECODABLE_MAX;
-use crate::session::LoginFault;
+use crate::session::{Client, LoginFault};
+use crate::shard::prompts::Prompt;
 use crate::shard::timers::Timer;
 use crate::shard::users::UserRef;
 use crate::shard::{Shard, write_frame};
@@ -33,6 +34,10 @@ pub(crate) struct Session {
     pub(crate) turn: u64,
     /// How far the reminder of a token past its time has got.
     pub(crate) refresh: Refresh,
+    /// What the client says about itself.
+    pub(crate) client: Client,
+    /// What it was told and has not acknowledged.
+    pub(crate) prompts: Vec<Prompt>,
 }
 
 /// Where a connection stands.
@@ -87,9 +92,17 @@ impl Sessions {
         if self.table.len() <= index {
             self.table.resize_with(index + 1, || None);
         }
-        let refresh = Refresh::Quiet;
-        let session =
-            Session { conn, dialect, requests: 0, undecodable: 0, state, turn: 0, refresh };
+        let session = Session {
+            conn,
+            dialect,
+            requests: 0,
+            undecodable: 0,
+            state,
+            turn: 0,
+            refresh: Refresh::Quiet,
+            client: Client::default(),
+            prompts: Vec::new(),
+        };
         let former = self.table[index].replace(session);
         assert!(former.is_none(), "an index is reused after `Closed`");
     }
@@ -189,7 +202,11 @@ impl Shard {
         }
         match kind {
             AckKind::C2c => self.acknowledge(user, index, id, effects),
-            AckKind::Other => self.refresh_acked(conn, id),
+            AckKind::S2c => {
+                self.refresh_acked(conn, id);
+                self.prompt_acked(conn, id);
+            }
+            AckKind::Other => {}
         }
     }
 
@@ -346,7 +363,7 @@ impl Shard {
         };
         let to = to.as_ref().map_or("", UserId::as_str);
         let outputs = self.out(effects, turn);
-        write_frame(outputs, conn, |out| imboy::write_refresh_token(to, wall_ms, out));
+        write_frame(outputs, conn, |out| s2c::write_refresh_token(to, wall_ms, out));
     }
 
     /// The reminder was acknowledged: a refused connection is closed soon, so that the client
@@ -354,7 +371,7 @@ impl Shard {
     fn refresh_acked(&mut self, conn: ConnId, id: &str) {
         let now_ms = self.now_ms();
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        if id != imboy::REFRESH_TOKEN || session.refresh != Refresh::Asked {
+        if id != s2c::REFRESH_TOKEN || session.refresh != Refresh::Asked {
             return;
         }
         session.refresh = Refresh::Settled;
