@@ -323,6 +323,7 @@ mod tests {
             [imboy]
             catchup_gap_ms = 7
             c2c_retry_s = [1, 2.5]
+            sign_keys = { "0" = "key of 0" }
             [[route]]
             path = "/chat"
             dialect = "imboy"
@@ -349,6 +350,7 @@ mod tests {
         assert_eq!(config.log.level, tracing::Level::DEBUG);
         assert_eq!(config.dialects.imboy.catchup_gap_ms, 7);
         assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_500]);
+        assert!(!config.dialects.imboy.sign_keys.accept("did", "0.3.3", "", ""));
         assert_eq!(config.routes.len(), 1);
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
@@ -391,6 +393,9 @@ mod tests {
             ),
             ("[[route]]\npath = \"x\"\ndialect = \"imboy\"", "route: "),
             ("[[route]]\npath = \"/x\"\ndialect = \"smtp\"", "route: "),
+            ("[imboy]\nsign_keys = { v1 = \"k\" }", "imboy.sign_keys: \"v1\" must be a major"),
+            ("[imboy.sign_keys]\n0 = \"\"", "imboy.sign_keys: the key of 0"),
+            ("[imboy.sign_keys]\n0 = 7", "imboy.sign_keys: "),
             ("[[auth]]\nuser_claim = \"sub\"", "auth: "),
             ("[[auth]]\nsecret = \"short\"", "auth: "),
             ("[[api.key]]\nname = \"a\"\nhash = \"md5:00\"\nscopes = [\"read\"]", "api.key: "),

@@ -137,6 +137,7 @@ impl Server {
         let bound = Bound { listen, api: api.local_addr()? };
         let common = Common {
             routes: config.routes.clone(),
+            dialects: config.dialects.clone(),
             tokens,
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use monoio::io::Canceller;
 use monoio::{IoUringDriver, RuntimeBuilder};
 use ringpost_core::admit::{Route, TokenCheck};
+use ringpost_core::dialect::Settings;
 use ringpost_core::event::{Answer, ControlId};
 use ringpost_core::ids::ConnId;
 use ringpost_core::{Now, Shard, ShardConfig};
@@ -56,6 +57,8 @@ pub struct Setup {
 pub struct Common {
     /// Which dialect is spoken where.
     pub routes: Vec<Route>,
+    /// What the dialects let an operator set.
+    pub dialects: Settings,
     /// Checks tokens.
     pub tokens: Box<dyn TokenCheck + Send + Sync>,
     /// Connections and upgrade requests that all shards together may hold.

@@ -70,6 +70,7 @@ impl Shards {
         let (listeners, addr) = listeners(any, shards);
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
+            dialects: Settings::default(),
             tokens: Box::new(AnyToken),
             sockets_max,
             bounds,

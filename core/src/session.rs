@@ -45,4 +45,6 @@ pub enum LoginFault {
     TokenExpired,
     /// No token, a bad one, one for another device, or no device id.
     TokenInvalid,
+    /// The app did not prove to be one of the operator's.
+    SignatureWrong,
 }

@@ -95,6 +95,9 @@ fn frames_to_clients() {
             "token invalid" => {
                 imboy::write_login_fault(LoginFault::TokenInvalid, now_ms, &mut out);
             }
+            "signature wrong" => {
+                imboy::write_login_fault(LoginFault::SignatureWrong, now_ms, &mut out);
+            }
             "refresh your token" => s2c::write_refresh_token("alice", now_ms, &mut out),
             "another device" => {
                 s2c::write_another_device("alice", "t\"1", "ios", now_ms, &mut out);

@@ -1,4 +1,5 @@
-//! The lists of tables in the configuration file: listeners, routes, API keys, token keys.
+//! The lists of tables in the configuration file: listeners, routes, API keys, token keys; and
+//! the tables whose keys are not known beforehand or stand or fall together.
 //!
 //! They can be given in the file alone. Unknown fields are errors with their name.
 
@@ -7,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ringpost_core::admit::Route;
+use ringpost_core::dialect::imboy::sign::SignKeys;
 use ringpost_core::ids::Dialect;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +23,8 @@ const ROUTES_MAX: usize = 64;
 const API_KEYS_MAX: usize = 256;
 /// A token without a `kid` may be checked with each key of its algorithm.
 const AUTH_MAX: usize = 16;
+/// Major versions of an app that may still connect.
+const SIGN_KEYS_MAX: usize = 64;
 /// Shorter secrets can be guessed; RFC 7518 section 3.2 asks for 32.
 const SECRET_BYTES_MIN: usize = 16;
 /// No key is longer; keeps a wrong file from being read as a secret.
@@ -107,7 +111,7 @@ impl std::fmt::Debug for Secret {
 type Put = fn(&mut Config, &toml::Value) -> Result<(), String>;
 
 /// Names of the lists.
-pub const NAMES: [&str; 4] = ["listener", "route", "api.key", "auth"];
+pub const NAMES: [&str; 5] = ["listener", "route", "api.key", "auth", "imboy.sign_keys"];
 
 /// What takes the list of this name.
 pub fn find(name: &str) -> Option<Put> {
@@ -116,6 +120,7 @@ pub fn find(name: &str) -> Option<Put> {
         "route" => Some(put_routes),
         "api.key" => Some(put_api_keys),
         "auth" => Some(put_auth),
+        "imboy.sign_keys" => Some(put_sign_keys),
         _ => None,
     }
 }
@@ -217,11 +222,30 @@ fn put_auth(config: &mut Config, value: &toml::Value) -> Result<(), String> {
     Ok(())
 }
 
+fn put_sign_keys(config: &mut Config, value: &toml::Value) -> Result<(), String> {
+    let keys: BTreeMap<String, String> = value.clone().try_into().map_err(message)?;
+    if keys.len() > SIGN_KEYS_MAX {
+        return Err(format!("must have at most {SIGN_KEYS_MAX} keys"));
+    }
+    for (major, key) in &keys {
+        if major.is_empty() || !major.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!("{major:?} must be a major version, e.g. \"0\""));
+        }
+        if !(1..=SECRET_BYTES_MAX).contains(&key.len()) {
+            return Err(format!("the key of {major}: must have 1 to {SECRET_BYTES_MAX} bytes"));
+        }
+    }
+    config.dialects.imboy.sign_keys = SignKeys::new(keys);
+    Ok(())
+}
+
+/// The library's text may span lines and end with one.
+fn message(error: toml::de::Error) -> String {
+    error.message().trim().to_owned()
+}
+
 fn list<T: DeserializeOwned>(value: &toml::Value, count_max: usize) -> Result<Vec<T>, String> {
-    let items: Vec<T> = value.clone().try_into().map_err(|error: toml::de::Error| {
-        // The library's text may span lines and end with one.
-        error.message().trim().to_owned()
-    })?;
+    let items: Vec<T> = value.clone().try_into().map_err(message)?;
     if items.is_empty() || items.len() > count_max {
         return Err(format!("must have 1 to {count_max} tables"));
     }

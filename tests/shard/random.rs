@@ -197,6 +197,11 @@ impl Model {
                 continue;
             }
             assert_eq!(frame["to"], key.0, "seed {seed}");
+            if frame["type"] == "S2C" {
+                // The user's other device has connected.
+                assert_eq!(frame["id"], "logged_another_device", "seed {seed}: {frame}");
+                continue;
+            }
             let number = frame["payload"].as_u64().expect("a number");
             let from = frame["from"].as_str().expect("a user").to_owned();
             device.open.push(frame["id"].as_str().expect("an id").to_owned());

@@ -4,11 +4,13 @@
 //! them is `ws::frame`'s. What the server says in its own name is in [`s2c`].
 
 pub mod s2c;
+pub mod sign;
 
 use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::admit::{TokenCheck, TokenFault};
+use crate::dialect::imboy::sign::SignKeys;
 use crate::dialect::json::{Scratch, Value, member_span, write_integer, write_string};
 use crate::dialect::{Delivery, Retries};
 use crate::error::Refusal;
@@ -28,6 +30,8 @@ pub struct Settings {
     pub catchup_gap_ms: u64,
     /// When what is not acknowledged is sent again.
     pub retries: Retries,
+    /// What apps must sign with to connect.
+    pub sign_keys: SignKeys,
 }
 
 impl Default for Settings {
@@ -39,7 +43,7 @@ impl Default for Settings {
             another_device: vec![5_000, 15_000],
             notice: vec![1_000_000, 2_000_000],
         };
-        Settings { catchup_gap_ms: 100, retries }
+        Settings { catchup_gap_ms: 100, retries, sign_keys: SignKeys::default() }
     }
 }
 
@@ -58,14 +62,16 @@ impl Settings {
 
 /// Reads who connects; the second part is the subprotocol to echo (the first one offered).
 pub fn login<'a>(
+    settings: &Settings,
     request: &Request<'a>,
     tokens: &dyn TokenCheck,
     wall_ms: u64,
 ) -> (Result<Login, LoginFault>, Option<&'a str>) {
-    (read_login(request, tokens, wall_ms), request.subprotocols().next())
+    (read_login(settings, request, tokens, wall_ms), request.subprotocols().next())
 }
 
 fn read_login(
+    settings: &Settings,
     request: &Request<'_>,
     tokens: &dyn TokenCheck,
     wall_ms: u64,
@@ -88,6 +94,10 @@ fn read_login(
         return Err(LoginFault::TokenInvalid);
     }
     let device = DeviceId { dialect: Dialect::Imboy, name };
+    let text = |name| value(name).unwrap_or_default();
+    if !settings.sign_keys.accept(&device.name, &text("vsn"), &text("method"), &text("sign")) {
+        return Err(LoginFault::SignatureWrong);
+    }
     // What is longer than any name of a platform or version is none.
     let word = |name| value(name).filter(|word| word.len() <= CLIENT_WORD_BYTES_MAX);
     let client = Client {
@@ -290,11 +300,13 @@ fn other_text(refusal: Refusal) -> CompactString {
     compact_str::format_compact!("{refusal}")
 }
 
-/// Appends the error that a failed login gets: 705 *refresh it*, 706 *log in again*.
+/// Appends the error that a failed login gets: 705 *refresh it*, 706 *log in again*,
+/// 707 *get the newest app*.
 pub fn write_login_fault(fault: LoginFault, wall_ms: u64, out: &mut Vec<u8>) {
     let code = match fault {
         LoginFault::TokenExpired => 705,
         LoginFault::TokenInvalid => 706,
+        LoginFault::SignatureWrong => 707,
     };
     begin_error(code, None, out);
     write_server_ts(wall_ms, out);

@@ -325,6 +325,7 @@ impl Shard {
         write_frame(outputs, conn, |out| imboy::write_login_fault(fault, wall_ms, out));
         match fault {
             LoginFault::TokenInvalid => self.close(conn, 4006, "log in again", effects),
+            LoginFault::SignatureWrong => self.close(conn, 1008, "get the newest app", effects),
             LoginFault::TokenExpired => self.refresh(conn, step::ASK, effects),
         }
     }
