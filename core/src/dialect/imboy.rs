@@ -114,6 +114,8 @@ pub enum Frame<'a> {
     Ping,
     /// `logout`: close 1000.
     Logout,
+    /// `check_offline_msg`: what is pending is pushed again.
+    CheckOffline,
     /// `CLIENT_ACK`, in either spelling.
     Ack {
         /// What was acknowledged.
@@ -173,6 +175,7 @@ pub fn decode<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>, Un
     match text {
         b"ping" => Ok(Frame::Ping),
         b"logout" => Ok(Frame::Logout),
+        b"check_offline_msg" => Ok(Frame::CheckOffline),
         _ => match text.strip_prefix(b"CLIENT_ACK") {
             Some(rest) => decode_ack(rest),
             None => decode_object(text, scratch),

@@ -320,6 +320,23 @@ impl Shard {
         }
     }
 
+    /// Pushes what a device has not acknowledged again, as if it had just connected.
+    pub(crate) fn push_again(&mut self, user: UserRef, device: u32, effects: &mut Effects) {
+        let owner = self.users.get(user).expect("a live connection holds its user");
+        let live = owner.devices[device as usize].live.as_ref();
+        let live = live.expect("a live connection has a live device");
+        if live.catch_up.loading {
+            // It has just connected, and nothing was pushed yet.
+            return;
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        let again = Box::new(live.again(self.epoch));
+        self.device_left(user, device, effects);
+        let owner = self.users.get_mut(user).expect("looked up above");
+        owner.devices[device as usize].live = Some(again);
+        self.queue_catch_up(user, device, self.epoch, effects);
+    }
+
     /// A device reads its inbox marks, when it is its turn.
     fn queue_catch_up(&mut self, user: UserRef, device: u32, epoch: u32, effects: &mut Effects) {
         if self.catch_ups >= CATCH_UPS_MAX {

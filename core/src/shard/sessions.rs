@@ -149,6 +149,9 @@ impl Shard {
                 write_frame(outputs, conn, |out| out.extend_from_slice(imboy::PONG));
             }
             (Ok(Frame::Logout), _) => self.close(conn, 1000, "", effects),
+            (Ok(Frame::CheckOffline), State::Live { user, device }) => {
+                self.push_again(user, device, effects);
+            }
             (Ok(Frame::Ack { id, .. }), State::Refused) => self.refresh_acked(conn, id),
             (Ok(Frame::Ack { kind, id, device }), State::Live { user, device: index }) => {
                 self.imboy_ack(conn, kind, id, device, user, index, effects);

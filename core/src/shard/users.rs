@@ -216,6 +216,13 @@ impl Live {
         }
     }
 
+    /// The same connections at the beginning of another stay.
+    pub(crate) fn again(&self, epoch: u32) -> Live {
+        let mut again = Live::new(self.conns[0], epoch, false, self.turn);
+        again.conns.clone_from(&self.conns);
+        again
+    }
+
     /// Nothing more is written to it before `turn` is durable.
     pub(crate) fn wait_for(&mut self, turn: u64) {
         self.turn = self.turn.max(turn);
