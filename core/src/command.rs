@@ -63,6 +63,8 @@ pub struct Outcome {
     pub sender: UserId,
     /// The client's own id of the message.
     pub client_id: CompactString,
+    /// Whom it was for, where the refusal says that he may not be written to.
+    pub refused_to: Option<UserId>,
     /// Bytes of content that the request carried, given back to admission.
     pub content_bytes: u32,
     /// The result.

@@ -20,6 +20,33 @@ pub enum Refusal {
     /// The sender is not a user any more.
     #[error("sender unknown")]
     SenderUnknown,
+    /// Only friends, contacts or members of a common group may write to the receiver.
+    #[error("not a friend")]
+    NotAFriend,
+    /// The receiver has blocked the sender.
+    #[error("blocked")]
+    Blocked,
+    /// No such group.
+    #[error("no such group")]
+    NoSuchGroup,
+    /// The sender is no member of the group.
+    #[error("not a member")]
+    NotAMember,
+    /// The sender, or the whole group, is muted.
+    #[error("muted")]
+    Muted,
+    /// The sender's role does not allow it.
+    #[error("not permitted")]
+    NotPermitted,
+    /// No such message in the conversation, or too late to revoke it.
+    #[error("no such message, or too late")]
+    NotRevocable,
+    /// Over a rate limit: see [`crate::limits::RateLimits`].
+    #[error("rate limited")]
+    RateLimited,
+    /// The account was banned; the connection ends after this.
+    #[error("this account is banned")]
+    Banned,
     /// Content over [`crate::limits::CONTENT_BYTES_MAX`].
     #[error("too large")]
     TooLarge,

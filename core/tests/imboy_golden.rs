@@ -48,6 +48,27 @@ fn frames_from_clients() {
     });
 }
 
+/// The refusals, by the names that protocols/README.md gives their reasons.
+fn refusal(reason: &str) -> Refusal {
+    match reason {
+        "unknown type" => Refusal::UnknownOperation,
+        "not allowed to write to" => Refusal::NotAFriend,
+        "blocked by the receiver" => Refusal::Blocked,
+        "no such user" => Refusal::NoSuchUser,
+        "sender unknown" => Refusal::SenderUnknown,
+        "no such group" => Refusal::NoSuchGroup,
+        "not in the group" => Refusal::NotAMember,
+        "muted in the group" => Refusal::Muted,
+        "not permitted" => Refusal::NotPermitted,
+        "no such message, or too late to revoke" => Refusal::NotRevocable,
+        "too large" => Refusal::TooLarge,
+        "rate limited" => Refusal::RateLimited,
+        "try again" => Refusal::TryAgain,
+        "banned in a session" => Refusal::Banned,
+        other => panic!("{other:?} is not known to the test"),
+    }
+}
+
 #[test]
 fn frames_to_clients() {
     let record = |client_id: &'static str, sender_ms| Record {
@@ -76,18 +97,7 @@ fn frames_to_clients() {
             "receipt" => imboy::write_server_ack("m\"1", 1_700_000_000_123, &mut out),
             "malformed, without id" => {
                 let refusal = Refusal::Malformed("not a JSON object");
-                imboy::write_refusal(refusal, None, now_ms, &mut out);
-            }
-            "unknown type" => {
-                imboy::write_refusal(Refusal::UnknownOperation, Some("x"), now_ms, &mut out);
-            }
-            "no such user" => {
-                imboy::write_refusal(Refusal::NoSuchUser, Some("x"), now_ms, &mut out);
-            }
-            "too large" => imboy::write_refusal(Refusal::TooLarge, Some("x"), now_ms, &mut out),
-            "try again" => imboy::write_refusal(Refusal::TryAgain, Some("x"), now_ms, &mut out),
-            "sender unknown" => {
-                imboy::write_refusal(Refusal::SenderUnknown, Some("x"), now_ms, &mut out);
+                imboy::write_refusal(refusal, None, "", now_ms, &mut out);
             }
             "token expired" => {
                 imboy::write_login_fault(LoginFault::TokenExpired, now_ms, &mut out);
@@ -103,7 +113,10 @@ fn frames_to_clients() {
                 s2c::write_another_device("alice", "t\"1", "ios", now_ms, &mut out);
             }
             "pong" => out.extend_from_slice(imboy::PONG),
-            other => panic!("{other:?} is not known to the test"),
+            other => {
+                let refusal = refusal(other);
+                imboy::write_refusal(refusal, Some("x"), "bob", now_ms, &mut out);
+            }
         }
         let frame = String::from_utf8(out).expect("frames are text");
         if what != "pong" {

@@ -94,11 +94,10 @@ impl Model {
                     self.devices.get_mut(&key).expect("all are there").open.clear();
                 }
             }
-            72..82 => {
-                if self.devices[&key].conn.is_none() {
-                    self.connect(&mut world, user, device);
-                }
-            }
+            72..82 => match self.devices[&key].conn {
+                None => self.connect(&mut world, user, device),
+                Some(conn) => world.say(conn, "check_offline_msg"),
+            },
             82..90 => {
                 let ms = [1, 30, 150, 1_100, 6_000][self.random.below(5) as usize];
                 world.advance_ms(ms);

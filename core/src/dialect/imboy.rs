@@ -281,15 +281,36 @@ pub fn write_server_ack(id: &str, time_ms: u64, out: &mut Vec<u8>) {
     write_server_ts(time_ms, out);
 }
 
-/// Appends the answer to a frame that failed.
-pub fn write_refusal(refusal: Refusal, id: Option<&str>, wall_ms: u64, out: &mut Vec<u8>) {
+/// Appends the answer to a frame that failed. `to` is whom it was for, where that is refused.
+pub fn write_refusal(
+    refusal: Refusal,
+    id: Option<&str>,
+    to: &str,
+    wall_ms: u64,
+    out: &mut Vec<u8>,
+) {
     let code = match refusal {
         Refusal::Malformed(_) | Refusal::UnknownOperation | Refusal::TryAgain => 1,
-        Refusal::NoSuchUser | Refusal::TooLarge => 3,
+        Refusal::Banned => 2,
+        Refusal::NoSuchUser
+        | Refusal::NoSuchGroup
+        | Refusal::NotAMember
+        | Refusal::Muted
+        | Refusal::NotPermitted
+        | Refusal::NotRevocable
+        | Refusal::TooLarge
+        | Refusal::RateLimited => 3,
         Refusal::SenderUnknown => 706,
+        // The app has screens of its own for these two.
+        Refusal::NotAFriend => return s2c::write_refused("not_a_friend", id, to, wall_ms, out),
+        Refusal::Blocked => return s2c::write_refused("in_denylist", id, to, wall_ms, out),
     };
     begin_error(code, id, out);
-    out.extend_from_slice(b",\"payload\":{\"title\":\"\",\"content\":");
+    // Only code 2 has a title, which the app shows above the content.
+    let title = if code == 2 { "Account banned" } else { "" };
+    out.extend_from_slice(b",\"payload\":{\"title\":");
+    write_string(title, out);
+    out.extend_from_slice(b",\"content\":");
     match refusal {
         // The reasons are ours: plain ASCII.
         Refusal::Malformed(why) => write_string(why, out),

@@ -459,11 +459,18 @@ impl Conv {
 
 fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
     let Action::Send { content, .. } = &command.action;
+    let refused_to = match result {
+        Err(Refusal::NotAFriend | Refusal::Blocked) => {
+            command.conversation.members().find(|member| **member != command.sender).cloned()
+        }
+        _ => None,
+    };
     Outcome {
         conn: command.origin.conn,
         conversation: command.key,
         sender: command.sender.clone(),
         client_id: command.client_id.clone(),
+        refused_to,
         content_bytes: content.len() as u32,
         result,
     }

@@ -165,7 +165,7 @@ impl Shard {
             // login gets; nothing of the account is touched.
             (Ok(_), State::Opening { .. } | State::Refused) => {}
             (Err(Undecodable { refusal, id }), _) => {
-                self.refuse(conn, refusal, id.as_deref(), 0, effects);
+                self.refuse(conn, refusal, id.as_deref(), None, 0, effects);
             }
         }
     }
@@ -201,7 +201,7 @@ impl Shard {
         let owner = self.users.get(user).expect("a live connection holds its user");
         if owner.devices[index as usize].id.name != device {
             let refusal = Refusal::Malformed("CLIENT_ACK for another device");
-            return self.refuse(conn, refusal, None, 0, effects);
+            return self.refuse(conn, refusal, None, None, 0, effects);
         }
         match kind {
             AckKind::C2c => self.acknowledge(user, index, id, effects),
@@ -227,7 +227,7 @@ impl Shard {
     ) {
         let Some(to) = UserId::parse(to) else {
             // What cannot be an id is nobody's.
-            return self.refuse(conn, Refusal::NoSuchUser, Some(&client_id), 0, effects);
+            return self.refuse(conn, Refusal::NoSuchUser, Some(&client_id), None, 0, effects);
         };
         let owner = self.users.get(user).expect("a live connection holds its user");
         let (sender, own) = (owner.id.clone(), &owner.devices[device as usize].id);
@@ -278,30 +278,42 @@ impl Shard {
                 imboy::write_server_ack(&outcome.client_id, stored.time_ms, out);
             }),
             Err(refusal) => {
-                self.refuse(outcome.conn, refusal, Some(&outcome.client_id), turn, effects);
+                let (id, to) = (Some(&*outcome.client_id), outcome.refused_to.as_ref());
+                self.refuse(outcome.conn, refusal, id, to, turn, effects);
             }
         }
     }
 
-    /// The dialect's error answer.
-    fn refuse(
+    /// The dialect's error answer; `to` is whom the request was for, where that is refused.
+    pub(crate) fn refuse(
         &mut self,
         conn: ConnId,
         refusal: Refusal,
         id: Option<&str>,
+        to: Option<&UserId>,
         turn: u64,
         effects: &mut Effects,
     ) {
         let wall_ms = self.now.wall_ms;
-        let Some(session) = self.sessions.get(conn) else { return };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
         if session.state == State::Closing {
             return;
         }
-        let outputs = self.out(effects, turn.max(session.turn));
-        match session.dialect {
+        let turn = turn.max(session.turn);
+        if refusal == Refusal::Banned {
+            // The close does not overtake it.
+            session.turn = turn;
+        }
+        let dialect = session.dialect;
+        let outputs = self.out(effects, turn);
+        match dialect {
             Dialect::Imboy => write_frame(outputs, conn, |out| {
-                imboy::write_refusal(refusal, id, wall_ms, out);
+                let to = to.map_or("", UserId::as_str);
+                imboy::write_refusal(refusal, id, to, wall_ms, out);
             }),
+        }
+        if refusal == Refusal::Banned {
+            self.close(conn, 4006, "banned", effects);
         }
     }
 

@@ -25,6 +25,11 @@ pub fn write_another_device(to: &str, did: &str, dname: &str, wall_ms: u64, out:
     write(ANOTHER_DEVICE, to, ANOTHER_DEVICE, members, wall_ms, out);
 }
 
+/// Appends the answer to the message `id` that may not be sent to `to`.
+pub fn write_refused(msg_type: &str, id: Option<&str>, to: &str, wall_ms: u64, out: &mut Vec<u8>) {
+    write(id.unwrap_or_default(), to, msg_type, |_| (), wall_ms, out);
+}
+
 /// A message from nobody; `members` writes what the payload has behind `msg_type`.
 fn write(
     id: &str,
