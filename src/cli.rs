@@ -226,7 +226,10 @@ mod tests {
                     --auto-create-users false --metrics-public --log-format json \
                     --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2 \
                     --imboy-c2g-retry-s 1 --imboy-apply-friend-retry-s 1 \
-                    --imboy-logged-another-device-retry-s 1 --imboy-s2c-retry-s 1";
+                    --imboy-logged-another-device-retry-s 1 --imboy-s2c-retry-s 1 \
+                    --rate-limit-requests-per-s 1 --rate-limit-requests-burst 1 \
+                    --rate-limit-messages-per-s 1 --rate-limit-messages-burst 1 \
+                    --rate-limit-strikes 1";
         let Ok(Request::Serve(config)) = parsed(line) else { panic!("a valid line") };
         assert_eq!(config.shards, 2);
         assert!(config.metrics.public);

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ringpost_core::admit::Route;
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::Dialect;
+use ringpost_core::rate::RateLimits;
 
 use keys::{Given, KEYS, Key};
 pub use tables::{ApiKey, Auth, Listener, Scope};
@@ -45,6 +46,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What the dialects let an operator set.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
     /// Who may sign tokens; empty: the secret generated in the data directory.
     pub auth: Vec<Auth>,
 }
@@ -111,6 +114,7 @@ impl Default for Config {
                 .map(|path| Route { path: path.to_owned(), dialect: Dialect::Imboy })
                 .to_vec(),
             dialects: Settings::default(),
+            rates: RateLimits::default(),
             auth: Vec::new(),
         };
         // The table is the one place that says what the default of a key is.

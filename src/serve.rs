@@ -173,6 +173,7 @@ impl Server {
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
                 dialects: config.dialects.clone(),
+                rates: config.rates,
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);
             let setup = Setup { inbox, log, core, listeners, common: self.common, cpu };

@@ -13,6 +13,7 @@ use ringpost_core::ShardConfig;
 use ringpost_core::admit::{Claims, Route, TokenCheck, TokenFault};
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
+use ringpost_core::rate::RateLimits;
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
@@ -87,6 +88,7 @@ impl Shards {
                     id_leased: 0,
                     auto_create_users: true,
                     dialects: Settings::default(),
+                    rates: RateLimits::default(),
                 };
                 let listeners = vec![listener];
                 let setup = Setup { inbox, log, core, listeners, common, cpu: None };

@@ -41,7 +41,7 @@ pub enum Refusal {
     /// No such message in the conversation, or too late to revoke it.
     #[error("no such message, or too late")]
     NotRevocable,
-    /// Over a rate limit: see [`crate::limits::RateLimits`].
+    /// Over a rate limit: see [`crate::rate::RateLimits`].
     #[error("rate limited")]
     RateLimited,
     /// The account was banned; the connection ends after this.

@@ -15,6 +15,7 @@ pub mod event;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod rate;
 pub mod record;
 pub mod session;
 pub mod shard;

@@ -35,6 +35,8 @@ pub const DEVICE_SEEN_MS: u64 = 3_600_000;
 pub const CONNECTION_REQUESTS_MAX: u32 = 64;
 /// Undecodable frames in a row before the connection is closed with 1008.
 pub const UNDECODABLE_MAX: u8 = 32;
+/// A connection that kept to its rates for so long has no strikes any more.
+pub const STRIKES_FORGOTTEN_MS: u64 = 60_000;
 /// Requests taken from sockets of a shard and not yet answered; then sockets are not read.
 pub const SHARD_REQUESTS_MAX: u32 = 16_384;
 /// The same, in bytes of content.

@@ -29,6 +29,7 @@ use crate::dialect::json::Scratch;
 use crate::event::{Effects, Entry, Input, Load, LoadId, Loaded, Now, Outputs, Routed, Write};
 use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
+use crate::rate::RateLimits;
 use crate::shard::conversations::Conversations;
 use crate::shard::links::Links;
 use crate::shard::sessions::Sessions;
@@ -56,6 +57,8 @@ pub struct ShardConfig {
     pub auto_create_users: bool,
     /// Settings of the dialects.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
 }
 
 /// What a load was for.

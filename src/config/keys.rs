@@ -15,6 +15,9 @@ pub const SHARDS_MAX: u16 = 256;
 /// Longest interval between two fsyncs that still deserves the name.
 const DURABILITY_INTERVAL_MS_MAX: u32 = 60_000;
 
+/// More than any connection or user can need, or a shard can serve.
+const RATE_MAX: u64 = 1_000_000;
+
 /// One value that can be set.
 #[derive(Debug)]
 pub struct Key {
@@ -137,6 +140,56 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "rate_limit.requests_per_s",
+        default: Some("0"),
+        about: "Requests of one connection in a second, acknowledgements not counted; 0: no limit.",
+        kind: Kind::Integer {
+            min: 0,
+            max: RATE_MAX,
+            set: |config, number| config.rates.requests.per_s = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.requests_burst",
+        default: Some("100"),
+        about: "Requests of one connection that may come at once.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.requests.burst = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.messages_per_s",
+        default: Some("0"),
+        about: "Messages of one user in a second, over all connections; 0: no limit.",
+        kind: Kind::Integer {
+            min: 0,
+            max: RATE_MAX,
+            set: |config, number| config.rates.messages.per_s = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.messages_burst",
+        default: Some("100"),
+        about: "Messages of one user that may come at once.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.messages.burst = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit_strikes",
+        default: Some("100"),
+        about: "Refusals over these rates before a connection is closed.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.strikes = in_range(number),
+        },
+    },
+    Key {
         name: "imboy.catchup_gap_ms",
         default: Some("100"),
         about: "imboy: pause between two messages pushed at connect, unless the first is \
@@ -200,6 +253,11 @@ pub const KEYS: &[Key] = &[
         },
     },
 ];
+
+/// A number that its key's range keeps within a `u32`.
+fn in_range(number: u64) -> u32 {
+    u32::try_from(number).expect("in its range")
+}
 
 /// The key with this dotted name.
 pub fn find(name: &str) -> Option<&'static Key> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use ringpost_core::dialect::Settings;
 use ringpost_core::event::{CloseHow, Load, LoadId, Outputs, Routed};
 use ringpost_core::ids::{ConnId, DeviceId, Dialect, ShardId, Slot, UserId};
+use ringpost_core::rate::RateLimits;
 use ringpost_core::session::{Client as ClientWords, Hello, Login};
 use ringpost_core::shard::links::delivery_bytes;
 use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
@@ -64,9 +65,17 @@ impl World {
         World::on(Fake::new(SEED), shards, Now { mono_us: 1, wall_ms: 1_700_000_000_000 })
     }
 
+    /// The same, with other settings than the default ones.
+    pub fn with(shards: u16, change: impl Fn(&mut ShardConfig)) -> World {
+        let now = Now { mono_us: 1, wall_ms: 1_700_000_000_000 };
+        let mut world = World::idle(Fake::new(SEED), shards, now, change);
+        world.advance_ms(0);
+        world
+    }
+
     /// A process started on what is in `log`.
     pub fn on(log: Fake, shards: u16, now: Now) -> World {
-        let mut world = World::idle(log, shards, now);
+        let mut world = World::idle(log, shards, now, |_| ());
         world.advance_ms(0);
         world
     }
@@ -74,16 +83,16 @@ impl World {
     /// A fresh process whose first id lease is on its way to the disk.
     pub fn new_uncommitted(shards: u16) -> World {
         let now = Now { mono_us: 1, wall_ms: 1_700_000_000_000 };
-        let mut world = World::idle(Fake::new(SEED), shards, now);
+        let mut world = World::idle(Fake::new(SEED), shards, now, |_| ());
         world.commits = false;
         world.advance_ms(0);
         world
     }
 
-    fn idle(log: Fake, shards: u16, now: Now) -> World {
+    fn idle(log: Fake, shards: u16, now: Now, change: impl Fn(&mut ShardConfig)) -> World {
         let opening = log.opening().clone();
         let threads = (0..shards).map(|shard| {
-            let config = ShardConfig {
+            let mut config = ShardConfig {
                 shard: ShardId(shard),
                 shards,
                 secret: opening.secret,
@@ -91,7 +100,9 @@ impl World {
                 id_leased: opening.leased,
                 auto_create_users: true,
                 dialects: Settings::default(),
+                rates: RateLimits::default(),
             };
+            change(&mut config);
             let open = Effects { turn: 1, ..Effects::default() };
             let drained = vec![(0, 0); usize::from(shards)];
             let (held, loads) = (VecDeque::new(), VecDeque::new());

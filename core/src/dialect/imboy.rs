@@ -138,6 +138,21 @@ pub enum Frame<'a> {
     },
 }
 
+impl Frame<'_> {
+    /// Whether it answers what the server has sent.
+    pub fn is_ack(&self) -> bool {
+        matches!(self, Frame::Ack { .. })
+    }
+
+    /// The id that an error answer to it carries.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Frame::Send { id, .. } => Some(id),
+            Frame::Ping | Frame::Logout | Frame::CheckOffline | Frame::Ack { .. } => None,
+        }
+    }
+}
+
 /// What a `CLIENT_ACK` is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AckKind {

@@ -8,6 +8,7 @@ use crate::error::Refusal;
 use crate::event::{Close, CloseHow, Effects, Routed};
 use crate::ids::{ConnId, Conversation, Dialect, UserId};
 use crate::limits::UNDECODABLE_MAX;
+use crate::rate::{Bucket, Strikes};
 use crate::session::{Client, LoginFault};
 use crate::shard::prompts::Prompt;
 use crate::shard::timers::Timer;
@@ -29,6 +30,9 @@ pub(crate) struct Session {
     pub(crate) requests: u32,
     /// Undecodable frames in a row.
     undecodable: u8,
+    /// Of requests.
+    bucket: Bucket,
+    strikes: Strikes,
     pub(crate) state: State,
     /// Nothing may be written to it before this turn is durable: its `101` waits for it.
     pub(crate) turn: u64,
@@ -97,6 +101,8 @@ impl Sessions {
             dialect,
             requests: 0,
             undecodable: 0,
+            bucket: Bucket::default(),
+            strikes: Strikes::default(),
             state,
             turn: 0,
             refresh: Refresh::Quiet,
@@ -140,6 +146,13 @@ impl Shard {
             imboy::decode(bytes, &mut scratch)
         };
         self.json = scratch;
+        if !frame.as_ref().is_ok_and(Frame::is_ack) && !self.may_ask(conn) {
+            let id = match &frame {
+                Ok(frame) => frame.id(),
+                Err(undecodable) => undecodable.id.as_deref(),
+            };
+            return self.too_fast(conn, id, effects);
+        }
         self.count_undecodable(conn, &frame, effects);
         let session = self.sessions.get(conn).expect("looked up by the caller");
         match (frame, session.state) {
@@ -167,6 +180,24 @@ impl Shard {
             (Err(Undecodable { refusal, id }), _) => {
                 self.refuse(conn, refusal, id.as_deref(), None, 0, effects);
             }
+        }
+    }
+
+    /// Whether the connection may make one more request.
+    fn may_ask(&mut self, conn: ConnId) -> bool {
+        let rate = self.config.rates.requests;
+        let session = self.sessions.get_mut(conn).expect("looked up by the caller");
+        session.bucket.take(rate, self.now.mono_us)
+    }
+
+    /// Refuses a request that came too fast; after many of them the connection ends.
+    fn too_fast(&mut self, conn: ConnId, id: Option<&str>, effects: &mut Effects) {
+        let now_ms = self.now_ms();
+        let session = self.sessions.get_mut(conn).expect("looked up by the caller");
+        let too_many = session.strikes.add(&self.config.rates, now_ms);
+        self.refuse(conn, Refusal::RateLimited, id, None, 0, effects);
+        if too_many {
+            self.close(conn, 1008, "over the rate limit", effects);
         }
     }
 
@@ -229,7 +260,11 @@ impl Shard {
             // What cannot be an id is nobody's.
             return self.refuse(conn, Refusal::NoSuchUser, Some(&client_id), None, 0, effects);
         };
-        let owner = self.users.get(user).expect("a live connection holds its user");
+        let (rate, now_us) = (self.config.rates.messages, self.now.mono_us);
+        let owner = self.users.get_mut(user).expect("a live connection holds its user");
+        if !owner.bucket.take(rate, now_us) {
+            return self.too_fast(conn, Some(&client_id), effects);
+        }
         let (sender, own) = (owner.id.clone(), &owner.devices[device as usize].id);
         let Action::Send { content, copies, .. } = &mut action;
         let dialects = &self.config.dialects;

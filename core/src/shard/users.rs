@@ -12,6 +12,7 @@ use slab::Slab;
 use crate::event::{ControlId, DeviceRow, Operation, Position, UserRow};
 use crate::ids::{ConnId, ConvKey, DeviceId, MessageId, UserId};
 use crate::limits::{CURSOR_RANGES_MAX, CURSOR_RANGES_PULL, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::rate::Bucket;
 use crate::record::Page;
 use crate::session::Hello;
 
@@ -55,6 +56,7 @@ impl Users {
             inbox: HashMap::default(),
             waiting: VecDeque::new(),
             connections: 0,
+            bucket: Bucket::default(),
             turn: 0,
         };
         let index = self.slab.insert(user) as u32;
@@ -97,6 +99,8 @@ pub(crate) struct User {
     pub(crate) inbox: HashMap<ConvKey, Inbox, Hashing>,
     pub(crate) waiting: VecDeque<Waiter>,
     pub(crate) connections: usize,
+    /// Of messages to be stored.
+    pub(crate) bucket: Bucket,
     /// The last turn that changed a row of this user.
     pub(crate) turn: u64,
 }
