@@ -50,6 +50,30 @@ pub enum Action {
         /// The sender has other devices that want a copy (a dialect with `echo_to_own_devices`).
         copies: bool,
     },
+    /// Relay a signal to the receiver's connections of the sender's dialect, if he may be written
+    /// to. Nothing is stored.
+    Signal {
+        /// What was sent, as the sender's dialect has it.
+        content: Bytes,
+    },
+}
+
+impl Action {
+    /// Bytes that admission counts.
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Action::Send { content, .. } | Action::Signal { content } => content.len(),
+        }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    /// A message is stored, or was before.
+    Stored(Stored),
+    /// A signal was relayed, or dropped: nobody is told which.
+    Relayed,
 }
 
 /// What the connection is told.
@@ -68,5 +92,5 @@ pub struct Outcome {
     /// Bytes of content that the request carried, given back to admission.
     pub content_bytes: u32,
     /// The result.
-    pub result: Result<Stored, Refusal>,
+    pub result: Result<Done, Refusal>,
 }

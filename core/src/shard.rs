@@ -16,6 +16,7 @@ mod prompts;
 mod reading;
 mod retries;
 mod sessions;
+mod signals;
 mod timers;
 mod users;
 
@@ -234,6 +235,7 @@ impl Shard {
                 let (user, key) = (&deliver.user, deliver.conversation);
                 self.deliver(user, key, &deliver.record(), turn, effects);
             }
+            Routed::Signal(signal) => self.signal(&signal, turn, effects),
             Routed::Head { user, conversation, from, head } => {
                 self.head(&user, conversation, from, head, effects);
             }

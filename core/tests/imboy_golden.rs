@@ -42,6 +42,10 @@ fn frames_from_clients() {
                 let payload = &frame[payload];
                 format!("send id={id:?} to={to:?} sender_ms={sender_ms:?} payload={payload}")
             }
+            Ok(Frame::Signal { id, to, members }) => {
+                let members = std::str::from_utf8(&members).expect("frames are text");
+                format!("signal id={id:?} to={to:?} members={members}")
+            }
             Ok(other) => format!("{other:?}"),
             Err(undecodable) => format!("{undecodable:?}"),
         }
@@ -95,6 +99,10 @@ fn frames_to_clients() {
                 imboy::write_message(&record("m-1", None), "bob", &mut out);
             }
             "receipt" => imboy::write_server_ack("m\"1", 1_700_000_000_123, &mut out),
+            "signal" => {
+                let members = br#""id":"x","type":"webrtc_offer","payload":{"sd":null}"#;
+                imboy::write_signal(members, "alice", "bob", &mut out);
+            }
             "malformed, without id" => {
                 let refusal = Refusal::Malformed("not a JSON object");
                 imboy::write_refusal(refusal, None, "", now_ms, &mut out);

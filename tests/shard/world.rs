@@ -316,7 +316,7 @@ impl World {
     }
 
     fn perform(&mut self, shard: usize, outputs: &mut Outputs) {
-        for write in &outputs.writes {
+        for write in outputs.writes.iter().chain(&outputs.signals) {
             let range = write.range.start as usize..write.range.end as usize;
             let bytes = &outputs.arena[range];
             let client = self.clients.get_mut(&write.conn).expect("known to the test");

@@ -6,12 +6,15 @@
 pub mod s2c;
 pub mod sign;
 
+use bytes::Bytes;
 use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::admit::{TokenCheck, TokenFault};
 use crate::dialect::imboy::sign::SignKeys;
-use crate::dialect::json::{Scratch, Value, member_span, write_integer, write_string};
+use crate::dialect::json::{
+    Scratch, Value, copy_members, member_span, write_integer, write_string,
+};
 use crate::dialect::{Delivery, Retries};
 use crate::error::Refusal;
 use crate::ids::{DeviceId, Dialect, MessageId};
@@ -136,6 +139,15 @@ pub enum Frame<'a> {
         /// Where in the frame the payload is.
         payload: Range<usize>,
     },
+    /// `webrtc_*`.
+    Signal {
+        /// The client's own id, 1 to 40 bytes.
+        id: CompactString,
+        /// To whom; not checked.
+        to: CompactString,
+        /// The frame's members as they stand, but for `from` and `to`.
+        members: Bytes,
+    },
 }
 
 impl Frame<'_> {
@@ -147,7 +159,7 @@ impl Frame<'_> {
     /// The id that an error answer to it carries.
     pub fn id(&self) -> Option<&str> {
         match self {
-            Frame::Send { id, .. } => Some(id),
+            Frame::Send { id, .. } | Frame::Signal { id, .. } => Some(id),
             Frame::Ping | Frame::Logout | Frame::CheckOffline | Frame::Ack { .. } => None,
         }
     }
@@ -226,12 +238,22 @@ struct Fields {
     to: Option<CompactString>,
     sender_ms: Option<i64>,
     payload: Option<usize>,
+    /// Where `from` and `to` stand, for a frame that is relayed without them.
+    from_at: Option<usize>,
+    to_at: Option<usize>,
+    /// One of these two is given twice.
+    twice: bool,
 }
 
 fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>, Undecodable> {
     let fields = scratch.members(text, |members| {
         let mut fields = Fields::default();
         for (ordinal, key, value) in members {
+            match key {
+                "from" => fields.twice |= fields.from_at.replace(ordinal).is_some(),
+                "to" => fields.twice |= fields.to_at.replace(ordinal).is_some(),
+                _ => {}
+            }
             match (key, value) {
                 ("id", Value::Text(id)) => fields.id = Some(CompactString::new(id)),
                 ("type", Value::Text(kind)) => fields.kind = Some(CompactString::new(kind)),
@@ -244,13 +266,14 @@ fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>,
         fields
     });
     let Ok(fields) = fields else { return Err(Undecodable::new("not a JSON object")) };
-    let Fields { id, kind, to, sender_ms, payload } = fields;
+    let Fields { id, kind, to, sender_ms, payload, from_at, to_at, twice } = fields;
     // The error answer carries the id; one that is too long to be an id is not echoed.
     let id = id.filter(|id| id.len() <= ID_BYTES_MAX);
     let refuse = |refusal| Undecodable { refusal, id: id.clone() };
     let missing = |what| refuse(Refusal::Malformed(what));
     let kind = kind.ok_or_else(|| missing("type is missing"))?;
-    if !kind.eq_ignore_ascii_case("C2C") {
+    let webrtc = kind.get(..7).is_some_and(|kind| kind.eq_ignore_ascii_case("webrtc_"));
+    if !webrtc && !kind.eq_ignore_ascii_case("C2C") {
         return Err(refuse(Refusal::UnknownOperation));
     }
     let to = to.ok_or_else(|| missing("to is missing"))?;
@@ -259,10 +282,21 @@ fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>,
     if payload.len() > CONTENT_BYTES_MAX {
         return Err(refuse(Refusal::TooLarge));
     }
-    match id {
-        Some(id) if !id.is_empty() => Ok(Frame::Send { id, to, sender_ms, payload }),
-        _ => Err(Undecodable::new("id must be a string of 1 to 40 bytes")),
+    let Some(id) = id.clone().filter(|id| !id.is_empty()) else {
+        return Err(Undecodable::new("id must be a string of 1 to 40 bytes"));
+    };
+    if !webrtc {
+        return Ok(Frame::Send { id, to, sender_ms, payload });
     }
+    if twice {
+        return Err(missing("from and to may be given once"));
+    }
+    let mut members = Vec::with_capacity(text.len());
+    copy_members(text, [from_at, to_at], &mut members);
+    if members.len() > CONTENT_BYTES_MAX {
+        return Err(refuse(Refusal::TooLarge));
+    }
+    Ok(Frame::Signal { id, to, members: members.into() })
 }
 
 /// The id under which receivers know a record: the sender's when that is a valid xid, else ours.
@@ -286,6 +320,18 @@ pub fn write_message(record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
     let time_ms = record.time_ms as i64;
     write_integer(record.sender_ms.unwrap_or(time_ms), out);
     write_server_ts(record.time_ms, out);
+}
+
+/// Appends a signal as its receiver `to` gets it: as it was sent, and from whom.
+pub fn write_signal(members: &[u8], from: &str, to: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"from\":\"");
+    out.extend_from_slice(from.as_bytes());
+    out.extend_from_slice(b"\",\"to\":\"");
+    out.extend_from_slice(to.as_bytes());
+    out.extend_from_slice(b"\",");
+    // There are three at least: without them it would not have been taken.
+    out.extend_from_slice(members);
+    out.push(b'}');
 }
 
 /// Appends the sender's receipt.

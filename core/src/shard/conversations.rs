@@ -9,7 +9,7 @@ use crate::hash::Hashing;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::command::{Action, Command, Outcome};
+use crate::command::{Action, Command, Done, Outcome};
 use crate::error::Refusal;
 use crate::event::{
     ConversationLoaded, Deliver, Effects, Entry, Load, MessageEntry, Routed, Stored,
@@ -156,7 +156,8 @@ impl Shard {
             let outcome = outcome(&command, Err(Refusal::TryAgain));
             return self.answer(&command, outcome, 0, effects);
         }
-        let named = !command.client_id.is_empty();
+        let stores = matches!(command.action, Action::Send { .. });
+        let named = stores && !command.client_id.is_empty();
         let dedup = named.then(|| {
             DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
         });
@@ -280,7 +281,7 @@ impl Shard {
         conv.forget_recent(self.durable);
         let turn = conv.turn;
         if let Some(stored) = known {
-            let outcome = outcome(&command, Ok(stored));
+            let outcome = outcome(&command, Ok(Done::Stored(stored)));
             return self.answer(&command, outcome, turn, effects);
         }
         let name = conv.conversation.as_ref().expect("loaded");
@@ -296,7 +297,14 @@ impl Shard {
             let outcome = outcome(&command, Err(refusal));
             return self.answer(&command, outcome, turn, effects);
         }
-        self.append(index, command, dedup, effects);
+        match command.action {
+            Action::Send { .. } => self.append(index, command, dedup, effects),
+            Action::Signal { .. } => {
+                self.relay(&command, turn, effects);
+                let outcome = outcome(&command, Ok(Done::Relayed));
+                self.answer(&command, outcome, turn, effects);
+            }
+        }
     }
 
     /// Stores a message, answers its sender and delivers it.
@@ -312,7 +320,9 @@ impl Shard {
             let outcome = outcome(&command, Err(Refusal::TryAgain));
             return self.answer(&command, outcome, 0, effects);
         };
-        let Action::Send { sender_ms, content, copies } = &command.action;
+        let Action::Send { sender_ms, content, copies } = &command.action else {
+            unreachable!("only a message is stored");
+        };
         let turn = effects.turn;
         let conv = &mut self.conversations.slab[index as usize];
         let (name, key) = (conv.conversation.clone().expect("loaded"), conv.key);
@@ -351,7 +361,7 @@ impl Shard {
             }
         }
         let countable = conv.countable;
-        let outcome = outcome(&command, Ok(stored));
+        let outcome = outcome(&command, Ok(Done::Stored(stored)));
         self.answer(&command, outcome, turn, effects);
         self.send_deliveries(&name, &command, stored, countable, effects);
     }
@@ -364,7 +374,9 @@ impl Shard {
         countable: u64,
         effects: &mut Effects,
     ) {
-        let Action::Send { sender_ms, content, copies } = &command.action;
+        let Action::Send { sender_ms, content, copies } = &command.action else {
+            unreachable!("only a message is stored");
+        };
         for member in name.members() {
             // Without copies, the sender's home passes the message when it gets the outcome.
             if *member == command.sender && !*copies {
@@ -457,8 +469,7 @@ impl Conv {
     }
 }
 
-fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
-    let Action::Send { content, .. } = &command.action;
+fn outcome(command: &Command, result: Result<Done, Refusal>) -> Outcome {
     let refused_to = match result {
         Err(Refusal::NotAFriend | Refusal::Blocked) => {
             command.conversation.members().find(|member| **member != command.sender).cloned()
@@ -471,7 +482,7 @@ fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
         sender: command.sender.clone(),
         client_id: command.client_id.clone(),
         refused_to,
-        content_bytes: content.len() as u32,
+        content_bytes: command.action.content_bytes() as u32,
         result,
     }
 }

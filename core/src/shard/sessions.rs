@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::command::{Action, Command, Origin, Outcome};
+use crate::command::{Action, Command, Done, Origin, Outcome};
 use crate::dialect::imboy::{self, AckKind, Frame, Undecodable, s2c};
 use crate::error::Refusal;
 use crate::event::{Close, CloseHow, Effects, Routed};
@@ -174,6 +174,10 @@ impl Shard {
                 let send = Action::Send { sender_ms, content, copies: false };
                 self.request(conn, user, device, &to, id, send, effects);
             }
+            (Ok(Frame::Signal { id, to, members }), State::Live { user, device }) => {
+                let signal = Action::Signal { content: members };
+                self.request(conn, user, device, &to, id, signal, effects);
+            }
             // A client that speaks before its login is through, or after it failed, gets what the
             // login gets; nothing of the account is touched.
             (Ok(_), State::Opening { .. } | State::Refused) => {}
@@ -262,18 +266,20 @@ impl Shard {
         };
         let (rate, now_us) = (self.config.rates.messages, self.now.mono_us);
         let owner = self.users.get_mut(user).expect("a live connection holds its user");
-        if !owner.bucket.take(rate, now_us) {
+        let stores = matches!(action, Action::Send { .. });
+        if stores && !owner.bucket.take(rate, now_us) {
             return self.too_fast(conn, Some(&client_id), effects);
         }
         let (sender, own) = (owner.id.clone(), &owner.devices[device as usize].id);
-        let Action::Send { content, copies, .. } = &mut action;
-        let dialects = &self.config.dialects;
-        *copies = owner.devices.iter().any(|other| {
-            other.id != *own
-                && !other.gone
-                && dialects.delivery(other.id.dialect).echo_to_own_devices
-        });
-        let content_bytes = content.len();
+        if let Action::Send { copies, .. } = &mut action {
+            let dialects = &self.config.dialects;
+            *copies = owner.devices.iter().any(|other| {
+                other.id != *own
+                    && !other.gone
+                    && dialects.delivery(other.id.dialect).echo_to_own_devices
+            });
+        }
+        let content_bytes = action.content_bytes();
         let device = own.clone();
         let conversation = Conversation::private(&sender, &to);
         let key = conversation.key(self.config.secret);
@@ -298,7 +304,7 @@ impl Shard {
     pub(crate) fn outcome(&mut self, outcome: Outcome, turn: u64, effects: &mut Effects) {
         self.requests -= 1;
         self.request_bytes -= outcome.content_bytes as usize;
-        if let Ok(stored) = outcome.result {
+        if let Ok(Done::Stored(stored)) = outcome.result {
             let (sender, key) = (&outcome.sender, outcome.conversation);
             self.pass_own(sender, key, stored.seq, turn, effects);
         }
@@ -309,7 +315,8 @@ impl Shard {
         }
         let turn = turn.max(session.turn);
         match outcome.result {
-            Ok(stored) => write_frame(self.out(effects, turn), outcome.conn, |out| {
+            Ok(Done::Relayed) => {}
+            Ok(Done::Stored(stored)) => write_frame(self.out(effects, turn), outcome.conn, |out| {
                 imboy::write_server_ack(&outcome.client_id, stored.time_ms, out);
             }),
             Err(refusal) => {
