@@ -276,6 +276,8 @@ impl Config {
 mod tests {
     use super::*;
 
+    use ringpost_core::dialect::imboy::hashids::Hashids;
+
     fn from_file(text: &str) -> Result<Config, String> {
         let mut config = Config::default();
         config.put_file(text).map_err(|(key, problem)| format!("{key}: {problem}"))?;
@@ -328,6 +330,8 @@ mod tests {
             catchup_gap_ms = 7
             c2c_retry_s = [1, 2.5]
             sign_keys = { "0" = "key of 0" }
+            [imboy.hashids]
+            salt = "salt"
             [[route]]
             path = "/chat"
             dialect = "imboy"
@@ -355,6 +359,8 @@ mod tests {
         assert_eq!(config.dialects.imboy.catchup_gap_ms, 7);
         assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_500]);
         assert!(!config.dialects.imboy.sign_keys.accept("did", "0.3.3", "", ""));
+        let hashids = Hashids::new("salt", 6, Hashids::ALPHABET).expect("valid");
+        assert_eq!(config.dialects.imboy.hashids, Some(hashids));
         assert_eq!(config.routes.len(), 1);
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
@@ -400,6 +406,9 @@ mod tests {
             ("[imboy]\nsign_keys = { v1 = \"k\" }", "imboy.sign_keys: \"v1\" must be a major"),
             ("[imboy.sign_keys]\n0 = \"\"", "imboy.sign_keys: the key of 0"),
             ("[imboy.sign_keys]\n0 = 7", "imboy.sign_keys: "),
+            ("[imboy.hashids]\nmin_length = 3", "imboy.hashids: missing field `salt`"),
+            ("[imboy.hashids]\nsalt = \"s\"\nalphabet = \"abc\"", "imboy.hashids: alphabet: "),
+            ("[imboy.hashids]\nsalt = \"s\"\nmin_length = 99", "imboy.hashids: min_length: "),
             ("[[auth]]\nuser_claim = \"sub\"", "auth: "),
             ("[[auth]]\nsecret = \"short\"", "auth: "),
             ("[[api.key]]\nname = \"a\"\nhash = \"md5:00\"\nscopes = [\"read\"]", "api.key: "),

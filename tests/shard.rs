@@ -6,6 +6,7 @@ mod random;
 #[path = "shard/world.rs"]
 mod world;
 
+use ringpost_core::dialect::imboy::hashids::Hashids;
 use ringpost_core::event::{CloseHow, Load, Loaded};
 use ringpost_core::ids::UserId;
 use ringpost_core::limits;
@@ -545,6 +546,51 @@ fn a_full_link_drops_signals_and_nothing_else() {
     let signals = frames.iter().filter(|frame| frame["type"] == "webrtc_offer").count() as u64;
     assert_eq!(signals, limits::LINK_DELIVERIES_MAX);
     assert!(frames.iter().any(|frame| frame["payload"] == "stored"));
+}
+
+#[test]
+fn hashids_are_decoded_unless_somebody_has_that_very_id() {
+    let hashids = Hashids::new("salt", Hashids::MIN_LENGTH, Hashids::ALPHABET).expect("valid");
+    let shown = |id: &str| {
+        let mut out = Vec::new();
+        hashids.write(id, &mut out);
+        String::from_utf8(out).expect("text")
+    };
+    for shards in [1, 2, 3] {
+        let mut world = World::with(shards, |config| {
+            config.dialects.imboy.hashids = Some(hashids.clone());
+        });
+        let (seven, bob) = (world.connect("7", "a"), world.connect("bob", "b"));
+        let forty_two = world.connect("42", "c");
+        world.send(seven, &xid(1), &shown("42"), "hi");
+        assert_eq!(receipts(&world.take(seven)), [xid(1)]);
+        let frame = world.take(forty_two).remove(0);
+        let parts = (&frame["from"], &frame["to"], &frame["payload"]);
+        assert_eq!(parts, (&shown("7").into(), &shown("42").into(), &"hi".into()));
+        world.send(seven, &xid(2), "42", "the plain id is good too");
+        assert_eq!(world.take(forty_two).len(), 1);
+        world.send(seven, &xid(3), "bob", "no number");
+        assert_eq!(world.take(bob)[0]["to"], "bob");
+        world.take(seven);
+        world.send(seven, &xid(4), &shown("43"), "nobody");
+        assert_eq!(world.take(seven)[0]["payload"]["content"], "no such user");
+
+        // Somebody has the very id that 42 is shown as: he is meant, from now on and in order.
+        let rival = world.connect(&shown("42"), "r");
+        world.answers_loads = false;
+        for n in 0..5 {
+            world.send(seven, &xid(10 + n), &shown("42"), &n.to_string());
+        }
+        world.say(seven, &signal("s1", &shown("42"), 1));
+        world.answers_loads = true;
+        world.settle();
+        assert_eq!(receipts(&world.take(seven)).len(), 5);
+        let frames = world.take(rival);
+        let payloads: Vec<&Value> = frames[..5].iter().map(|frame| &frame["payload"]).collect();
+        assert_eq!(payloads, ["0", "1", "2", "3", "4"]);
+        assert_eq!((&frames[5]["id"], frames.len()), (&"s1".into(), 6));
+        assert_eq!(world.take(forty_two), Vec::<Value>::new());
+    }
 }
 
 /// When each frame that `wanted` knows comes, in ms, looking every 20 ms.

@@ -34,6 +34,9 @@ pub struct Command {
     pub device: DeviceId,
     /// The client's own id of the message; empty: no dedup.
     pub client_id: CompactString,
+    /// If there is a user of this id, he is meant in place of the conversation's other member,
+    /// whose id the client wrote in a form of its dialect.
+    pub rival: Option<UserId>,
     /// What is asked.
     pub action: Action,
 }

@@ -67,6 +67,7 @@ pub struct ShardConfig {
 enum Waiting {
     Conversation { key: ConvKey },
     Dedup { key: ConvKey, ticket: u64 },
+    Rival { key: ConvKey, ticket: u64 },
     User { user: UserRef },
     Inbox { user: UserRef, device: u32, epoch: u32 },
     Settle { user: UserRef, key: ConvKey, seq: u64 },
@@ -286,6 +287,9 @@ impl Shard {
             }
             (Waiting::Dedup { key, ticket }, Loaded::Dedup(found)) => {
                 self.dedup_loaded(key, ticket, found, effects);
+            }
+            (Waiting::Rival { key, ticket }, Loaded::User(loaded)) => {
+                self.rival_loaded(key, ticket, loaded.row.is_some(), effects);
             }
             (Waiting::User { user }, Loaded::User(loaded)) => {
                 self.user_loaded(user, *loaded, effects);

@@ -4,7 +4,8 @@
 //! `encode.txt`: what is told behind `=`, the frame behind `>`.
 //! `GOLDEN_UPDATE=1` writes the results into the files; read the difference before you commit it.
 
-use ringpost_core::dialect::imboy::{self, Frame, s2c};
+use ringpost_core::dialect::imboy::hashids::Hashids;
+use ringpost_core::dialect::imboy::{self, Frame, Settings, s2c};
 use ringpost_core::dialect::json::Scratch;
 use ringpost_core::error::Refusal;
 use ringpost_core::ids::{Dialect, MessageId};
@@ -88,24 +89,44 @@ fn frames_to_clients() {
         content: br#"{"msg_type":"text","text":"h\u00e9 \"you\""}"#,
     };
     let now_ms = 1_700_000_000_456;
+    let plain = &Settings::default();
+    let hashids = Hashids::new("salt", Hashids::MIN_LENGTH, Hashids::ALPHABET).expect("valid");
+    let hashed = &Settings { hashids: Some(hashids), ..Settings::default() };
     check("encode.txt", "= ", "> ", |what| {
         let mut out = Vec::new();
         match what {
             "message, client id is an xid" => {
                 let record = record("cgv1u0k8dbuq4gd5jj80", Some(1_699_999_999_000));
-                imboy::write_message(&record, "bob", &mut out);
+                imboy::write_message(plain, &record, "bob", &mut out);
             }
             "message, client id is not an xid, no created_at" => {
-                imboy::write_message(&record("m-1", None), "bob", &mut out);
+                imboy::write_message(plain, &record("m-1", None), "bob", &mut out);
             }
             "receipt" => imboy::write_server_ack("m\"1", 1_700_000_000_123, &mut out),
+            "message from 7 to 42, with hashids" => {
+                let record = Record { sender: "7", ..record("m-1", None) };
+                imboy::write_message(hashed, &record, "42", &mut out);
+            }
+            "message from alice to 042, with hashids" => {
+                imboy::write_message(hashed, &record("m-1", None), "042", &mut out);
+            }
+            "signal from 7 to 42, with hashids" => {
+                imboy::write_signal(hashed, b"\"id\":\"x\"", "7", "42", &mut out);
+            }
+            "42 is blocked, with hashids" => {
+                let refusal = Refusal::Blocked;
+                imboy::write_refusal(hashed, refusal, Some("x"), "42", now_ms, &mut out);
+            }
+            "another device of 42, with hashids" => {
+                s2c::write_another_device(hashed, "42", "7", "ios", now_ms, &mut out);
+            }
             "signal" => {
                 let members = br#""id":"x","type":"webrtc_offer","payload":{"sd":null}"#;
-                imboy::write_signal(members, "alice", "bob", &mut out);
+                imboy::write_signal(plain, members, "alice", "bob", &mut out);
             }
             "malformed, without id" => {
                 let refusal = Refusal::Malformed("not a JSON object");
-                imboy::write_refusal(refusal, None, "", now_ms, &mut out);
+                imboy::write_refusal(plain, refusal, None, "", now_ms, &mut out);
             }
             "token expired" => {
                 imboy::write_login_fault(LoginFault::TokenExpired, now_ms, &mut out);
@@ -116,14 +137,14 @@ fn frames_to_clients() {
             "signature wrong" => {
                 imboy::write_login_fault(LoginFault::SignatureWrong, now_ms, &mut out);
             }
-            "refresh your token" => s2c::write_refresh_token("alice", now_ms, &mut out),
+            "refresh your token" => s2c::write_refresh_token(plain, "alice", now_ms, &mut out),
             "another device" => {
-                s2c::write_another_device("alice", "t\"1", "ios", now_ms, &mut out);
+                s2c::write_another_device(plain, "alice", "t\"1", "ios", now_ms, &mut out);
             }
             "pong" => out.extend_from_slice(imboy::PONG),
             other => {
                 let refusal = refusal(other);
-                imboy::write_refusal(refusal, Some("x"), "bob", now_ms, &mut out);
+                imboy::write_refusal(plain, refusal, Some("x"), "bob", now_ms, &mut out);
             }
         }
         let frame = String::from_utf8(out).expect("frames are text");

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ringpost_core::admit::Route;
+use ringpost_core::dialect::imboy::hashids::Hashids;
 use ringpost_core::dialect::imboy::sign::SignKeys;
 use ringpost_core::ids::Dialect;
 use serde::Deserialize;
@@ -111,7 +112,8 @@ impl std::fmt::Debug for Secret {
 type Put = fn(&mut Config, &toml::Value) -> Result<(), String>;
 
 /// Names of the lists.
-pub const NAMES: [&str; 5] = ["listener", "route", "api.key", "auth", "imboy.sign_keys"];
+pub const NAMES: [&str; 6] =
+    ["listener", "route", "api.key", "auth", "imboy.sign_keys", "imboy.hashids"];
 
 /// What takes the list of this name.
 pub fn find(name: &str) -> Option<Put> {
@@ -121,6 +123,7 @@ pub fn find(name: &str) -> Option<Put> {
         "api.key" => Some(put_api_keys),
         "auth" => Some(put_auth),
         "imboy.sign_keys" => Some(put_sign_keys),
+        "imboy.hashids" => Some(put_hashids),
         _ => None,
     }
 }
@@ -236,6 +239,34 @@ fn put_sign_keys(config: &mut Config, value: &toml::Value) -> Result<(), String>
         }
     }
     config.dialects.imboy.sign_keys = SignKeys::new(keys);
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HashidsTable {
+    salt: String,
+    #[serde(default = "default_min_length")]
+    min_length: usize,
+    #[serde(default = "default_alphabet")]
+    alphabet: String,
+}
+
+fn default_min_length() -> usize {
+    Hashids::MIN_LENGTH
+}
+
+fn default_alphabet() -> String {
+    Hashids::ALPHABET.to_owned()
+}
+
+fn put_hashids(config: &mut Config, value: &toml::Value) -> Result<(), String> {
+    let table: HashidsTable = value.clone().try_into().map_err(message)?;
+    let HashidsTable { salt, min_length, alphabet } = table;
+    if salt.len() > SECRET_BYTES_MAX {
+        return Err(format!("salt: must have at most {SECRET_BYTES_MAX} bytes"));
+    }
+    config.dialects.imboy.hashids = Some(Hashids::new(&salt, min_length, &alphabet)?);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! Translates between its frames and the core's words. Bodies only: the WebSocket head around
 //! them is `ws::frame`'s. What the server says in its own name is in [`s2c`].
 
+pub mod hashids;
 pub mod s2c;
 pub mod sign;
 
@@ -11,13 +12,14 @@ use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::admit::{TokenCheck, TokenFault};
+use crate::dialect::imboy::hashids::Hashids;
 use crate::dialect::imboy::sign::SignKeys;
 use crate::dialect::json::{
     Scratch, Value, copy_members, member_span, write_integer, write_string,
 };
 use crate::dialect::{Delivery, Retries};
 use crate::error::Refusal;
-use crate::ids::{DeviceId, Dialect, MessageId};
+use crate::ids::{DeviceId, Dialect, MessageId, UserId};
 use crate::limits::{CLIENT_WORD_BYTES_MAX, CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::record::Record;
 use crate::session::{Client, Login, LoginFault};
@@ -35,6 +37,8 @@ pub struct Settings {
     pub retries: Retries,
     /// What apps must sign with to connect.
     pub sign_keys: SignKeys,
+    /// How user ids are shown, if not as they are.
+    pub hashids: Option<Hashids>,
 }
 
 impl Default for Settings {
@@ -46,7 +50,8 @@ impl Default for Settings {
             another_device: vec![5_000, 15_000],
             notice: vec![1_000_000, 2_000_000],
         };
-        Settings { catchup_gap_ms: 100, retries, sign_keys: SignKeys::default() }
+        let sign_keys = SignKeys::default();
+        Settings { catchup_gap_ms: 100, retries, sign_keys, hashids: None }
     }
 }
 
@@ -59,6 +64,26 @@ impl Settings {
             echo_to_own_devices: false,
             replaced_close: Some(4001),
             tells_other_devices: true,
+        }
+    }
+}
+
+impl Settings {
+    /// Appends a user's id as clients see it. Ids have no character that JSON escapes.
+    pub fn write_user(&self, id: &str, out: &mut Vec<u8>) {
+        match &self.hashids {
+            None => out.extend_from_slice(id.as_bytes()),
+            Some(hashids) => hashids.write(id, out),
+        }
+    }
+
+    /// The user that a client means by `text`; and, when that is another id than `text` itself,
+    /// whom it means if there is a user of that very id.
+    pub fn read_user(&self, text: &str) -> Option<(UserId, Option<UserId>)> {
+        let shown = self.hashids.as_ref().and_then(|hashids| hashids.read(text));
+        match shown {
+            Some(user) => Some((user, UserId::parse(text))),
+            None => UserId::parse(text).map(|user| (user, None)),
         }
     }
 }
@@ -306,14 +331,13 @@ pub fn wire_id(record: &Record<'_>) -> MessageId {
 }
 
 /// Appends a private message as its receiver `to` gets it.
-pub fn write_message(record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
+pub fn write_message(settings: &Settings, record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"id\":\"");
     out.extend_from_slice(&wire_id(record).to_xid());
     out.extend_from_slice(b"\",\"type\":\"C2C\",\"from\":\"");
-    // User ids have no character that JSON escapes.
-    out.extend_from_slice(record.sender.as_bytes());
+    settings.write_user(record.sender, out);
     out.extend_from_slice(b"\",\"to\":\"");
-    out.extend_from_slice(to.as_bytes());
+    settings.write_user(to, out);
     out.extend_from_slice(b"\",\"payload\":");
     out.extend_from_slice(record.content);
     out.extend_from_slice(b",\"created_at\":");
@@ -323,11 +347,11 @@ pub fn write_message(record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends a signal as its receiver `to` gets it: as it was sent, and from whom.
-pub fn write_signal(members: &[u8], from: &str, to: &str, out: &mut Vec<u8>) {
+pub fn write_signal(settings: &Settings, members: &[u8], from: &str, to: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"from\":\"");
-    out.extend_from_slice(from.as_bytes());
+    settings.write_user(from, out);
     out.extend_from_slice(b"\",\"to\":\"");
-    out.extend_from_slice(to.as_bytes());
+    settings.write_user(to, out);
     out.extend_from_slice(b"\",");
     // There are three at least: without them it would not have been taken.
     out.extend_from_slice(members);
@@ -344,6 +368,7 @@ pub fn write_server_ack(id: &str, time_ms: u64, out: &mut Vec<u8>) {
 
 /// Appends the answer to a frame that failed. `to` is whom it was for, where that is refused.
 pub fn write_refusal(
+    settings: &Settings,
     refusal: Refusal,
     id: Option<&str>,
     to: &str,
@@ -363,8 +388,12 @@ pub fn write_refusal(
         | Refusal::RateLimited => 3,
         Refusal::SenderUnknown => 706,
         // The app has screens of its own for these two.
-        Refusal::NotAFriend => return s2c::write_refused("not_a_friend", id, to, wall_ms, out),
-        Refusal::Blocked => return s2c::write_refused("in_denylist", id, to, wall_ms, out),
+        Refusal::NotAFriend => {
+            return s2c::write_refused(settings, "not_a_friend", id, to, wall_ms, out);
+        }
+        Refusal::Blocked => {
+            return s2c::write_refused(settings, "in_denylist", id, to, wall_ms, out);
+        }
     };
     begin_error(code, id, out);
     // Only code 2 has a title, which the app shows above the content.

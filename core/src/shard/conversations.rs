@@ -67,13 +67,17 @@ struct Pending {
     dedup: Option<DedupKey>,
     /// What the log said; `None` while it was not asked or has not answered.
     answer: Option<Option<Stored>>,
+    /// Whether the command's rival exists; likewise.
+    rival: Option<bool>,
     /// What was durable when the log was asked: later messages may be missing in its answer.
     asked: u64,
 }
 
 impl Conv {
     fn is_ready(&self, pending: &Pending) -> bool {
-        self.loaded && (pending.dedup.is_none() || pending.answer.is_some())
+        self.loaded
+            && (pending.dedup.is_none() || pending.answer.is_some())
+            && (pending.command.rival.is_none() || pending.rival.is_some())
     }
 
     /// Whether nothing holds it in memory.
@@ -164,7 +168,11 @@ impl Shard {
         let ticket = conv.front + conv.waiting.len() as u64;
         let key = conv.key;
         let asked = self.durable;
-        conv.waiting.push_back(Pending { command, dedup, answer: None, asked });
+        let rival = command.rival.clone();
+        conv.waiting.push_back(Pending { command, dedup, answer: None, rival: None, asked });
+        if let Some(user) = rival {
+            self.load(Waiting::Rival { key, ticket }, Load::User { user }, effects);
+        }
         match dedup {
             Some(dedup) => {
                 self.load(Waiting::Dedup { key, ticket }, Load::Dedup { key: dedup }, effects);
@@ -249,6 +257,36 @@ impl Shard {
         self.run(key, effects);
     }
 
+    /// Whether there is a user of the very id that the client wrote.
+    pub(crate) fn rival_loaded(
+        &mut self,
+        key: ConvKey,
+        ticket: u64,
+        exists: bool,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let conv = &mut self.conversations.slab[index as usize];
+        let at = ticket.checked_sub(conv.front).expect("a command waits for its answer");
+        let pending = conv.waiting.get_mut(at as usize).expect("a command waits for its answer");
+        pending.rival = Some(exists);
+        self.run(key, effects);
+    }
+
+    /// Sends a command on to the conversation with its rival.
+    fn redirect(&mut self, mut command: Command, effects: &mut Effects) {
+        let rival = command.rival.take().expect("the caller has found him");
+        command.conversation = Conversation::private(&command.sender, &rival);
+        command.key = command.conversation.key(self.config.secret);
+        let home = command.key.slot.shard(self.config.shards);
+        if home == self.config.shard {
+            self.command(command, effects);
+        } else {
+            let routed = Routed::Command(Box::new(command));
+            effects.now.routes.push((home, routed));
+        }
+    }
+
     /// Executes what is ready, in order.
     fn run(&mut self, key: ConvKey, effects: &mut Effects) {
         while let Some(index) = self.conversations.find(key) {
@@ -271,7 +309,10 @@ impl Shard {
     }
 
     fn execute(&mut self, index: u32, pending: Pending, effects: &mut Effects) {
-        let Pending { command, dedup, answer, .. } = pending;
+        let Pending { command, dedup, answer, rival, .. } = pending;
+        if rival == Some(true) {
+            return self.redirect(command, effects);
+        }
         let conv = &mut self.conversations.slab[index as usize];
         let recent = dedup.and_then(|dedup| {
             let found = conv.recent.iter().find(|recent| recent.dedup == dedup);

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::dialect::imboy;
+use crate::dialect::{Settings, imboy};
 use crate::event::{Effects, Outputs, Write};
 use crate::ids::{ConvKey, DeviceId, Dialect, MessageId, UserId};
 use crate::limits::CURSOR_RANGES_PULL;
@@ -86,7 +86,9 @@ impl Shard {
                 encoded.dialect == device.id.dialect && encoded.held == held
             });
             if !known {
-                encoded = Some(encode(record, &owner.id, device.id.dialect, held, outputs));
+                let dialects = &self.config.dialects;
+                encoded =
+                    Some(encode(dialects, record, &owner.id, device.id.dialect, held, outputs));
             }
             let encoded = encoded.as_ref().expect("made above");
             send(live, cursor, key, seq, encoded, now_ms, outputs);
@@ -214,6 +216,7 @@ impl Inbox {
 
 /// Encodes a record for a dialect, as its receiver `to` gets it.
 pub(crate) fn encode(
+    dialects: &Settings,
     record: &Record<'_>,
     to: &UserId,
     dialect: Dialect,
@@ -222,7 +225,7 @@ pub(crate) fn encode(
 ) -> Encoded {
     let (range, wire) = match dialect {
         Dialect::Imboy => (
-            frame(outputs, |out| imboy::write_message(record, to.as_str(), out)),
+            frame(outputs, |out| imboy::write_message(&dialects.imboy, record, to.as_str(), out)),
             imboy::wire_id(record),
         ),
     };

@@ -59,8 +59,9 @@ impl Shard {
         let mut body = Vec::new();
         match new.dialect {
             Dialect::Imboy => {
-                let (to, did) = (owner.id.as_str(), &new.name);
-                s2c::write_another_device(to, did, dname, self.now.wall_ms, &mut body);
+                let settings = &self.config.dialects.imboy;
+                let (to, did, wall_ms) = (owner.id.as_str(), &new.name, self.now.wall_ms);
+                s2c::write_another_device(settings, to, did, dname, wall_ms, &mut body);
             }
         }
         for conn in conns {

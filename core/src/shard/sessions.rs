@@ -260,7 +260,7 @@ impl Shard {
         mut action: Action,
         effects: &mut Effects,
     ) {
-        let Some(to) = UserId::parse(to) else {
+        let Some((to, rival)) = self.config.dialects.imboy.read_user(to) else {
             // What cannot be an id is nobody's.
             return self.refuse(conn, Refusal::NoSuchUser, Some(&client_id), None, 0, effects);
         };
@@ -284,7 +284,8 @@ impl Shard {
         let conversation = Conversation::private(&sender, &to);
         let key = conversation.key(self.config.secret);
         let origin = Origin { shard: self.config.shard, conn };
-        let command = Command { origin, conversation, key, sender, device, client_id, action };
+        let command =
+            Command { origin, conversation, key, sender, device, client_id, rival, action };
         self.requests += 1;
         self.request_bytes += content_bytes;
         let session = self.sessions.get_mut(conn).expect("looked up by the caller");
@@ -350,8 +351,9 @@ impl Shard {
         let outputs = self.out(effects, turn);
         match dialect {
             Dialect::Imboy => write_frame(outputs, conn, |out| {
+                let settings = &self.config.dialects.imboy;
                 let to = to.map_or("", UserId::as_str);
-                imboy::write_refusal(refusal, id, to, wall_ms, out);
+                imboy::write_refusal(settings, refusal, id, to, wall_ms, out);
             }),
         }
         if refusal == Refusal::Banned {
@@ -421,7 +423,8 @@ impl Shard {
         };
         let to = to.as_ref().map_or("", UserId::as_str);
         let outputs = self.out(effects, turn);
-        write_frame(outputs, conn, |out| s2c::write_refresh_token(to, wall_ms, out));
+        let settings = &self.config.dialects.imboy;
+        write_frame(outputs, conn, |out| s2c::write_refresh_token(settings, to, wall_ms, out));
     }
 
     /// The reminder was acknowledged: a refused connection is closed soon, so that the client

@@ -57,7 +57,8 @@ impl Shard {
             let range = match signal.device.dialect {
                 Dialect::Imboy => frame(outputs, |out| {
                     let (from, to) = (signal.sender.as_str(), signal.user.as_str());
-                    imboy::write_signal(&signal.content, from, to, out);
+                    let settings = &self.config.dialects.imboy;
+                    imboy::write_signal(settings, &signal.content, from, to, out);
                 }),
             };
             let writes = conns.map(|&conn| Write { conn, range: range.clone() });

@@ -1,6 +1,6 @@
 //! S2C: what the server says in its own name and does not store (protocols/imboy.md, *S2C events*).
 
-use crate::dialect::imboy::write_server_ts;
+use crate::dialect::imboy::{Settings, write_server_ts};
 use crate::dialect::json::{write_integer, write_string};
 
 /// The id, and payload `msg_type`, of the reminder that a token is past its time.
@@ -9,12 +9,19 @@ pub const REFRESH_TOKEN: &str = "please_refresh_token";
 pub const ANOTHER_DEVICE: &str = "logged_another_device";
 
 /// Appends the reminder that the token is past its time; `to` is empty before a login.
-pub fn write_refresh_token(to: &str, wall_ms: u64, out: &mut Vec<u8>) {
-    write(REFRESH_TOKEN, to, REFRESH_TOKEN, |_| (), wall_ms, out);
+pub fn write_refresh_token(settings: &Settings, to: &str, wall_ms: u64, out: &mut Vec<u8>) {
+    write(settings, REFRESH_TOKEN, to, REFRESH_TOKEN, |_| (), wall_ms, out);
 }
 
 /// Appends the news that the device `did`, of the kind `dname`, has connected.
-pub fn write_another_device(to: &str, did: &str, dname: &str, wall_ms: u64, out: &mut Vec<u8>) {
+pub fn write_another_device(
+    settings: &Settings,
+    to: &str,
+    did: &str,
+    dname: &str,
+    wall_ms: u64,
+    out: &mut Vec<u8>,
+) {
     let members = |out: &mut Vec<u8>| {
         out.extend_from_slice(b",\"did\":");
         write_string(did, out);
@@ -22,16 +29,24 @@ pub fn write_another_device(to: &str, did: &str, dname: &str, wall_ms: u64, out:
         write_string(dname, out);
         out.extend_from_slice(b",\"content\":\"\"");
     };
-    write(ANOTHER_DEVICE, to, ANOTHER_DEVICE, members, wall_ms, out);
+    write(settings, ANOTHER_DEVICE, to, ANOTHER_DEVICE, members, wall_ms, out);
 }
 
 /// Appends the answer to the message `id` that may not be sent to `to`.
-pub fn write_refused(msg_type: &str, id: Option<&str>, to: &str, wall_ms: u64, out: &mut Vec<u8>) {
-    write(id.unwrap_or_default(), to, msg_type, |_| (), wall_ms, out);
+pub fn write_refused(
+    settings: &Settings,
+    msg_type: &str,
+    id: Option<&str>,
+    to: &str,
+    wall_ms: u64,
+    out: &mut Vec<u8>,
+) {
+    write(settings, id.unwrap_or_default(), to, msg_type, |_| (), wall_ms, out);
 }
 
 /// A message from nobody; `members` writes what the payload has behind `msg_type`.
 fn write(
+    settings: &Settings,
     id: &str,
     to: &str,
     msg_type: &str,
@@ -42,7 +57,7 @@ fn write(
     out.extend_from_slice(b"{\"id\":");
     write_string(id, out);
     out.extend_from_slice(b",\"type\":\"S2C\",\"from\":\"\",\"to\":\"");
-    out.extend_from_slice(to.as_bytes());
+    settings.write_user(to, out);
     out.extend_from_slice(b"\",\"payload\":{\"msg_type\":\"");
     out.extend_from_slice(msg_type.as_bytes());
     out.push(b'"');
