@@ -103,6 +103,11 @@ impl Engine {
         self.shard.next_timer_us()
     }
 
+    /// Whether the core wants a tick at once.
+    pub fn has_work(&self) -> bool {
+        self.shard.has_work()
+    }
+
     /// The effects that may leave now; they are to be given back by [`Engine::put_back`].
     pub fn take_now(&mut self) -> Outputs {
         std::mem::take(&mut self.open.now)

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 use crate::error::Refusal;
-use crate::event::Stored;
-use crate::ids::{ConnId, ConvKey, Conversation, DeviceId, ShardId, UserId};
+use crate::event::{JoinPolicy, MemberRole, Stored};
+use crate::ids::{ConnId, ConvKey, ConvKind, Conversation, DeviceId, ShardId, UserId};
 
 /// Where an outcome goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,11 +34,18 @@ pub struct Command {
     pub device: DeviceId,
     /// The client's own id of the message; empty: no dedup.
     pub client_id: CompactString,
-    /// If there is a user of this id, he is meant in place of the conversation's other member,
-    /// whose id the client wrote in a form of its dialect.
-    pub rival: Option<UserId>,
+    /// Meant in place of `conversation` if there is such a user or group: the client wrote an id
+    /// in a form of its dialect, which may also be somebody's very id.
+    pub rival: Option<Conversation>,
     /// What is asked.
     pub action: Action,
+}
+
+impl Command {
+    /// The other user of a private conversation.
+    pub fn other(&self) -> Option<&UserId> {
+        self.conversation.marked().find(|user| **user != self.sender)
+    }
 }
 
 /// What is asked.
@@ -86,6 +93,8 @@ pub struct Outcome {
     pub conn: ConnId,
     /// The conversation that the message went to.
     pub conversation: ConvKey,
+    /// What kind of one.
+    pub kind: ConvKind,
     /// Whose message it is.
     pub sender: UserId,
     /// The client's own id of the message.
@@ -96,4 +105,34 @@ pub struct Outcome {
     pub content_bytes: u32,
     /// The result.
     pub result: Result<Done, Refusal>,
+}
+
+/// What the control plane asks of a group's home.
+#[derive(Clone, Debug)]
+pub enum GroupOperation {
+    /// Make it, with its owner and these members.
+    Create { owner: UserId, members: Vec<UserId>, join_policy: JoinPolicy, profile: String },
+    /// Read it.
+    Get,
+    /// Replace what is given.
+    Change { join_policy: Option<JoinPolicy>, profile: Option<String> },
+    /// Close it.
+    Dissolve { by: Option<UserId> },
+    /// Make these users members; who is one stays as he is.
+    Add { users: Vec<UserId>, by: Option<UserId> },
+    /// End a membership. The owner's cannot be ended.
+    Remove { user: UserId, by: Option<UserId> },
+    /// Replace what is given of a member. `role` [`MemberRole::Owner`] transfers the group.
+    ChangeMember {
+        /// Whose.
+        user: UserId,
+        /// Name in the group; empty: none any more.
+        alias: Option<String>,
+        /// What the member says of himself.
+        description: Option<String>,
+        /// What he may do.
+        role: Option<MemberRole>,
+    },
+    /// A page of the members, in order of their ids.
+    List { after: Option<UserId>, limit: u32 },
 }

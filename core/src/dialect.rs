@@ -6,13 +6,33 @@
 pub mod imboy;
 pub mod json;
 
-use crate::ids::Dialect;
+use crate::ids::{Dialect, GroupId};
 
 /// What the operator can set, for all dialects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
     /// See [`imboy::Settings`].
     pub imboy: imboy::Settings,
+}
+
+/// What a delivered record is to a dialect: how it is acknowledged and how often it is repeated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// A message of a private conversation.
+    Private,
+    /// A message of a group.
+    Group,
+    /// Something that happened.
+    Event,
+}
+
+/// Where a record is, as far as its frame shows it.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// A conversation that is the receiver's own or has one peer.
+    User,
+    /// A group.
+    Group(&'a GroupId),
 }
 
 /// How the core delivers to a device of a dialect (protocols/README.md, *Delivery*).
@@ -44,6 +64,17 @@ pub struct Retries {
     pub another_device: Vec<u64>,
     /// Any other stored message of the server's own.
     pub notice: Vec<u64>,
+}
+
+impl<'a> Delivery<'a> {
+    /// The send times of a class.
+    pub fn retry_ms(&self, class: Class) -> &'a [u64] {
+        match class {
+            Class::Private => &self.retries.private,
+            Class::Group => &self.retries.group,
+            Class::Event => &self.retries.notice,
+        }
+    }
 }
 
 impl Settings {

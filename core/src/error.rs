@@ -26,16 +26,16 @@ pub enum Refusal {
     /// The receiver has blocked the sender.
     #[error("blocked")]
     Blocked,
-    /// No such group.
+    /// There is no such group, or not any more.
     #[error("no such group")]
     NoSuchGroup,
-    /// The sender is no member of the group.
-    #[error("not a member")]
-    NotAMember,
-    /// The sender, or the whole group, is muted.
+    /// The user is not a member of the group.
+    #[error("not in the group")]
+    NotInGroup,
+    /// The user, or the whole group, is muted.
     #[error("muted")]
     Muted,
-    /// The sender's role does not allow it.
+    /// Who asks may not do that.
     #[error("not permitted")]
     NotPermitted,
     /// No such message in the conversation, or too late to revoke it.
@@ -47,6 +47,12 @@ pub enum Refusal {
     /// The account was banned; the connection ends after this.
     #[error("this account is banned")]
     Banned,
+    /// There is a group with this id already.
+    #[error("the group exists")]
+    GroupExists,
+    /// One more would be over [`crate::limits::GROUP_MEMBERS_MAX`].
+    #[error("the group is full")]
+    GroupFull,
     /// Content over [`crate::limits::CONTENT_BYTES_MAX`].
     #[error("too large")]
     TooLarge,

@@ -69,6 +69,16 @@ impl Batch {
             Entry::User { user, row } => {
                 self.row(&keys::user(user), |out| value::put_user(out, row));
             }
+            Entry::Group { group, row } => {
+                self.row(&keys::group(group), |out| value::put_group(out, row));
+            }
+            Entry::Member { group, user, row } => {
+                self.row_or_none(&keys::member(group, user), row.as_deref(), value::put_member);
+            }
+            Entry::Membership { user, conversation, row } => {
+                let key = keys::membership(user, *conversation);
+                self.row_or_none(&key, row.as_deref(), value::put_membership);
+            }
             Entry::Device { user, device, row } => {
                 self.row(&keys::device(user, device), |out| value::put_device(out, *row));
             }
@@ -106,6 +116,14 @@ impl Batch {
             self.row_in(Family::Dedup, &keys::dedup(dedup), |out| {
                 value::put_stored(out, stored);
             });
+        }
+    }
+
+    /// Puts a row, or deletes it.
+    fn row_or_none<R>(&mut self, key: &[u8], row: Option<&R>, put: impl Fn(&mut Vec<u8>, &R)) {
+        match row {
+            Some(row) => self.row(key, |out| put(out, row)),
+            None => self.delete(Family::Rows, key),
         }
     }
 

@@ -17,11 +17,12 @@ use crate::dialect::imboy::sign::SignKeys;
 use crate::dialect::json::{
     Scratch, Value, copy_members, member_span, write_integer, write_string,
 };
-use crate::dialect::{Delivery, Retries};
+use crate::dialect::{Delivery, Place, Retries};
 use crate::error::Refusal;
-use crate::ids::{DeviceId, Dialect, MessageId, UserId};
+use crate::happened::Happened;
+use crate::ids::{Conversation, DeviceId, Dialect, GroupId, MessageId, UserId};
 use crate::limits::{CLIENT_WORD_BYTES_MAX, CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
-use crate::record::Record;
+use crate::record::{Kind, Record};
 use crate::session::{Client, Login, LoginFault};
 use crate::ws::handshake::Request;
 
@@ -69,21 +70,29 @@ impl Settings {
 }
 
 impl Settings {
-    /// Appends a user's id as clients see it. Ids have no character that JSON escapes.
-    pub fn write_user(&self, id: &str, out: &mut Vec<u8>) {
+    /// Appends the id of a user or group as clients see it. Ids have nothing that JSON escapes.
+    pub fn write_id(&self, id: &str, out: &mut Vec<u8>) {
         match &self.hashids {
             None => out.extend_from_slice(id.as_bytes()),
             Some(hashids) => hashids.write(id, out),
         }
     }
 
-    /// The user that a client means by `text`; and, when that is another id than `text` itself,
-    /// whom it means if there is a user of that very id.
-    pub fn read_user(&self, text: &str) -> Option<(UserId, Option<UserId>)> {
-        let shown = self.hashids.as_ref().and_then(|hashids| hashids.read(text));
-        match shown {
-            Some(user) => Some((user, UserId::parse(text))),
-            None => UserId::parse(text).map(|user| (user, None)),
+    /// The conversation that `sender` means by `to`, a user or a group; and, when `to` is read as
+    /// another id than it is, the one that he means if there is a user or group of that very id.
+    pub fn conversation(
+        &self,
+        sender: &UserId,
+        group: bool,
+        to: &str,
+    ) -> Option<(Conversation, Option<Conversation>)> {
+        let with = |id: &str| match group {
+            true => GroupId::parse(id).map(Conversation::Group),
+            false => UserId::parse(id).map(|user| Conversation::private(sender, &user)),
+        };
+        match self.hashids.as_ref().and_then(|hashids| hashids.read(to)) {
+            Some(number) => with(&number.to_string()).map(|meant| (meant, with(to))),
+            None => with(to).map(|meant| (meant, None)),
         }
     }
 }
@@ -153,8 +162,10 @@ pub enum Frame<'a> {
         /// The device that the client says it is.
         device: &'a str,
     },
-    /// `C2C`.
+    /// `C2C` or `C2G`.
     Send {
+        /// Whether `to` is a group.
+        group: bool,
         /// The client's own id, 1 to 40 bytes.
         id: CompactString,
         /// To whom; not checked.
@@ -195,10 +206,12 @@ impl Frame<'_> {
 pub enum AckKind {
     /// A private message.
     C2c,
-    /// A message of the server's own.
+    /// A group's message.
+    C2g,
+    /// What the server says.
     S2c,
-    /// A group message or a signal: accepted in silence.
-    Other,
+    /// A signal: accepted in silence.
+    Webrtc,
 }
 
 /// Why a frame is not one.
@@ -246,10 +259,12 @@ fn decode_ack(rest: &[u8]) -> Result<Frame<'_>, Undecodable> {
     let known = |name: &str| kind.eq_ignore_ascii_case(name);
     let kind = if known("C2C") {
         AckKind::C2c
+    } else if known("C2G") {
+        AckKind::C2g
     } else if known("S2C") {
         AckKind::S2c
-    } else if known("C2G") || known("WEBRTC") {
-        AckKind::Other
+    } else if known("WEBRTC") {
+        AckKind::Webrtc
     } else {
         return Err(malformed());
     };
@@ -298,7 +313,8 @@ fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>,
     let missing = |what| refuse(Refusal::Malformed(what));
     let kind = kind.ok_or_else(|| missing("type is missing"))?;
     let webrtc = kind.get(..7).is_some_and(|kind| kind.eq_ignore_ascii_case("webrtc_"));
-    if !webrtc && !kind.eq_ignore_ascii_case("C2C") {
+    let group = kind.eq_ignore_ascii_case("C2G");
+    if !webrtc && !group && !kind.eq_ignore_ascii_case("C2C") {
         return Err(refuse(Refusal::UnknownOperation));
     }
     let to = to.ok_or_else(|| missing("to is missing"))?;
@@ -311,7 +327,7 @@ fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>,
         return Err(Undecodable::new("id must be a string of 1 to 40 bytes"));
     };
     if !webrtc {
-        return Ok(Frame::Send { id, to, sender_ms, payload });
+        return Ok(Frame::Send { group, id, to, sender_ms, payload });
     }
     if twice {
         return Err(missing("from and to may be given once"));
@@ -330,28 +346,153 @@ pub fn wire_id(record: &Record<'_>) -> MessageId {
     own.then(|| MessageId::parse_xid(record.client_id.as_bytes())).flatten().unwrap_or(record.id)
 }
 
-/// Appends a private message as its receiver `to` gets it.
-pub fn write_message(settings: &Settings, record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(&wire_id(record).to_xid());
-    out.extend_from_slice(b"\",\"type\":\"C2C\",\"from\":\"");
-    settings.write_user(record.sender, out);
-    out.extend_from_slice(b"\",\"to\":\"");
-    settings.write_user(to, out);
-    out.extend_from_slice(b"\",\"payload\":");
-    out.extend_from_slice(record.content);
-    out.extend_from_slice(b",\"created_at\":");
+/// Whether the receiver `to` is told what happened (protocols/imboy.md, *S2C events*).
+pub fn shows(happened: &Happened, record: &Record<'_>, to: &str) -> bool {
+    match happened {
+        // The members before the change; who joins is not told.
+        Happened::MembersJoined { users } => !users.iter().any(|user| user == to),
+        Happened::MembersLeft { .. } | Happened::Dissolved | Happened::AliasChanged { .. } => true,
+        // The one who revoked it has his own answer.
+        Happened::Revoked { .. } => record.sender != to,
+    }
+}
+
+/// Appends a message of type `kind` (`C2C` or `C2G`); `to` is its receiver, or the group.
+pub fn write_message(
+    settings: &Settings,
+    record: &Record<'_>,
+    kind: &str,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
+    begin_message(settings, &wire_id(record), kind, record.sender, to, out);
+    out.extend_from_slice(b",\"payload\":");
+    match record.kind {
+        Kind::Revoked => {
+            out.extend_from_slice(br#"{"msg_type":"custom","custom_type":"peer_revoked"}"#);
+        }
+        _ => out.extend_from_slice(record.content),
+    }
     let time_ms = record.time_ms as i64;
-    write_integer(record.sender_ms.unwrap_or(time_ms), out);
+    write_created_at(record.sender_ms.unwrap_or(time_ms), out);
     write_server_ts(record.time_ms, out);
+}
+
+/// Appends what happened, as the receiver `to` is told: an S2C event, or a revoke.
+pub fn write_event(
+    settings: &Settings,
+    happened: &Happened,
+    record: &Record<'_>,
+    place: Place<'_>,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
+    let group = match place {
+        Place::Group(group) => group.as_str(),
+        Place::User => "",
+    };
+    let kind = match happened {
+        Happened::Revoked { .. } => {
+            return write_revoke(settings, happened, record, place, to, out);
+        }
+        Happened::MembersJoined { .. } => "group_member_join",
+        Happened::MembersLeft { .. } => "group_member_leave",
+        Happened::Dissolved => "group_dissolve",
+        Happened::AliasChanged { .. } => "group_member_alias",
+    };
+    begin_message(settings, &record.id, "S2C", record.sender, to, out);
+    out.extend_from_slice(b",\"payload\":{\"msg_type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"gid\":\"");
+    settings.write_id(group, out);
+    out.push(b'"');
+    match happened {
+        Happened::MembersJoined { users } | Happened::MembersLeft { users } => {
+            out.extend_from_slice(b",\"user_ids\":[");
+            for (n, user) in users.iter().enumerate() {
+                if n > 0 {
+                    out.push(b',');
+                }
+                out.push(b'"');
+                settings.write_id(user, out);
+                out.push(b'"');
+            }
+            out.push(b']');
+        }
+        Happened::AliasChanged { user, alias, description } => {
+            out.extend_from_slice(b",\"user_id\":\"");
+            settings.write_id(user, out);
+            out.push(b'"');
+            write_alias(alias, description, record.time_ms, out);
+        }
+        Happened::Dissolved | Happened::Revoked { .. } => {}
+    }
+    out.push(b'}');
+    if let Happened::AliasChanged { alias, description, .. } = happened {
+        // The app reads these three at the top.
+        write_alias(alias, description, record.time_ms, out);
+    }
+    write_created_at(record.time_ms as i64, out);
+    write_server_ts(record.time_ms, out);
+}
+
+fn write_alias(alias: &str, description: &str, time_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"alias\":");
+    write_string(alias, out);
+    out.extend_from_slice(b",\"description\":");
+    write_string(description, out);
+    out.extend_from_slice(b",\"updated_at\":");
+    write_integer(time_ms as i64, out);
+}
+
+fn write_revoke(
+    settings: &Settings,
+    happened: &Happened,
+    record: &Record<'_>,
+    place: Place<'_>,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
+    let Happened::Revoked { wire, .. } = happened else { unreachable!("the caller looked") };
+    let (kind, to) = match place {
+        Place::User => ("C2C_REVOKE", to),
+        Place::Group(group) => ("C2G_REVOKE", group.as_str()),
+    };
+    begin_message(settings, wire, kind, record.sender, to, out);
+    write_server_ts(record.time_ms, out);
+}
+
+/// `{"id":…,"type":…,"from":…,"to":…`. Ids of users and groups have nothing that JSON escapes.
+fn begin_message(
+    settings: &Settings,
+    id: &MessageId,
+    kind: &str,
+    from: &str,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"id\":\"");
+    out.extend_from_slice(&id.to_xid());
+    out.extend_from_slice(b"\",\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"from\":\"");
+    settings.write_id(from, out);
+    out.extend_from_slice(b"\",\"to\":\"");
+    settings.write_id(to, out);
+    out.push(b'"');
+}
+
+fn write_created_at(ms: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"created_at\":");
+    write_integer(ms, out);
 }
 
 /// Appends a signal as its receiver `to` gets it: as it was sent, and from whom.
 pub fn write_signal(settings: &Settings, members: &[u8], from: &str, to: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"from\":\"");
-    settings.write_user(from, out);
+    settings.write_id(from, out);
     out.extend_from_slice(b"\",\"to\":\"");
-    settings.write_user(to, out);
+    settings.write_id(to, out);
     out.extend_from_slice(b"\",");
     // There are three at least: without them it would not have been taken.
     out.extend_from_slice(members);
@@ -359,10 +500,14 @@ pub fn write_signal(settings: &Settings, members: &[u8], from: &str, to: &str, o
 }
 
 /// Appends the sender's receipt.
-pub fn write_server_ack(id: &str, time_ms: u64, out: &mut Vec<u8>) {
+pub fn write_server_ack(group: bool, id: &str, time_ms: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"id\":");
     write_string(id, out);
-    out.extend_from_slice(b",\"type\":\"C2C_SERVER_ACK\"");
+    out.extend_from_slice(if group {
+        b",\"type\":\"C2G_SERVER_ACK\""
+    } else {
+        b",\"type\":\"C2C_SERVER_ACK\""
+    });
     write_server_ts(time_ms, out);
 }
 
@@ -379,13 +524,15 @@ pub fn write_refusal(
         Refusal::Malformed(_) | Refusal::UnknownOperation | Refusal::TryAgain => 1,
         Refusal::Banned => 2,
         Refusal::NoSuchUser
+        | Refusal::TooLarge
         | Refusal::NoSuchGroup
-        | Refusal::NotAMember
+        | Refusal::NotInGroup
         | Refusal::Muted
         | Refusal::NotPermitted
         | Refusal::NotRevocable
-        | Refusal::TooLarge
-        | Refusal::RateLimited => 3,
+        | Refusal::RateLimited
+        | Refusal::GroupExists
+        | Refusal::GroupFull => 3,
         Refusal::SenderUnknown => 706,
         // The app has screens of its own for these two.
         Refusal::NotAFriend => {

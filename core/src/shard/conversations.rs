@@ -9,20 +9,25 @@ use crate::hash::Hashing;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::command::{Action, Command, Done, Outcome};
+use bytes::Bytes;
+use compact_str::CompactString;
+
+use crate::command::{Action, Command, Done, GroupOperation, Outcome};
 use crate::error::Refusal;
 use crate::event::{
-    ConversationLoaded, Deliver, Effects, Entry, Load, MessageEntry, Routed, Stored,
+    Answer, ControlId, ConversationLoaded, Deliver, Effects, Entry, Load, MemberLoaded,
+    MessageEntry, Routed, Stored,
 };
-use crate::ids::{ConvKey, Conversation, DedupKey, UserId};
+use crate::ids::{ConvKey, Conversation, DedupKey, DeviceId, UserId};
 use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS};
-use crate::record::Record;
+use crate::record::{Kind, Record};
+use crate::shard::groups::Group;
 use crate::shard::{Shard, Waiting};
 
 /// The conversations of this shard that are in use.
 #[derive(Debug, Default)]
 pub(crate) struct Conversations {
-    slab: Slab<Conv>,
+    pub(crate) slab: Slab<Conv>,
     by_key: HashMap<ConvKey, u32, Hashing>,
     /// Where the search for something to evict goes on.
     hand: usize,
@@ -30,25 +35,28 @@ pub(crate) struct Conversations {
 
 /// A conversation in use.
 #[derive(Debug)]
-struct Conv {
-    key: ConvKey,
+pub(crate) struct Conv {
+    pub(crate) key: ConvKey,
     /// `None` while it was asked for by its key alone and is not loaded.
-    conversation: Option<Conversation>,
-    loaded: bool,
-    head: u64,
+    pub(crate) conversation: Option<Conversation>,
+    pub(crate) loaded: bool,
+    pub(crate) head: u64,
     time_ms: u64,
     countable: u64,
-    /// The members' inbox marks, as put (durable or not), the smaller member's first.
+    /// The inbox marks of [`Conversation::marked`], as put (durable or not).
     marks: [Option<u64>; 2],
+    /// Whether these are users.
     exists: [bool; 2],
+    /// What there is beside if it is a group.
+    pub(crate) group: Option<Box<Group>>,
     /// The last turn that changed it. What shows its state waits for that one.
-    turn: u64,
+    pub(crate) turn: u64,
     /// Messages that a look-up in the log might not have seen.
     recent: VecDeque<Recent>,
-    waiting: VecDeque<Pending>,
+    pub(crate) waiting: VecDeque<Pending>,
     /// Ticket of `waiting`'s front; tickets count up.
     front: u64,
-    /// Settlements that wait for the load: member, seq, all devices.
+    /// Settlements that wait for the load: user, seq, all devices.
     settles: Vec<(UserId, u64, bool)>,
     /// Used since the hand passed.
     used: bool,
@@ -61,9 +69,10 @@ struct Recent {
     turn: u64,
 }
 
+/// A request that waits for what it needs to know.
 #[derive(Debug)]
-struct Pending {
-    command: Command,
+pub(crate) struct Pending {
+    pub(crate) request: Request,
     dedup: Option<DedupKey>,
     /// What the log said; `None` while it was not asked or has not answered.
     answer: Option<Option<Stored>>,
@@ -71,22 +80,80 @@ struct Pending {
     rival: Option<bool>,
     /// What was durable when the log was asked: later messages may be missing in its answer.
     asked: u64,
+    /// The log is being asked about members of a group.
+    pub(crate) asking: bool,
+}
+
+/// What is asked of a conversation.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// By a client.
+    Command(Command),
+    /// By the control plane.
+    Group(ControlId, GroupOperation),
+    /// By a user's home: all the user's devices have everything up to this seq of the group.
+    Seen(UserId, u64),
+}
+
+impl Request {
+    /// What to ask the log about the command's rival, if it has one.
+    fn rival(&self, secret: u64) -> Option<Load> {
+        let Request::Command(Command { sender, rival: Some(rival), .. }) = self else {
+            return None;
+        };
+        Some(match rival {
+            Conversation::Private { .. } => {
+                let other = rival.marked().find(|user| *user != sender);
+                Load::User { user: other.unwrap_or(sender).clone() }
+            }
+            other => Load::Conversation { key: other.key(secret), expected: Some(other.clone()) },
+        })
+    }
+
+    fn has_rival(&self) -> bool {
+        matches!(self, Request::Command(Command { rival: Some(_), .. }))
+    }
+}
+
+/// A record that is to be appended. Who it is by and where are the caller's business.
+pub(crate) struct Draft<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) sender_ms: Option<i64>,
+    pub(crate) sender: &'a str,
+    pub(crate) device: &'a DeviceId,
+    pub(crate) client_id: &'a str,
+    pub(crate) content: &'a [u8],
+    pub(crate) dedup: Option<DedupKey>,
 }
 
 impl Conv {
     fn is_ready(&self, pending: &Pending) -> bool {
         self.loaded
             && (pending.dedup.is_none() || pending.answer.is_some())
-            && (pending.command.rival.is_none() || pending.rival.is_some())
+            && (!pending.request.has_rival() || pending.rival.is_some())
+            && self.group.as_ref().is_none_or(|group| group.knows(&pending.request))
     }
 
     /// Whether nothing holds it in memory.
     fn rests(&self, durable: u64) -> bool {
-        self.loaded && self.waiting.is_empty() && self.turn <= durable
+        self.loaded
+            && self.waiting.is_empty()
+            && self.turn <= durable
+            && self.group.as_ref().is_none_or(|group| group.subscribers.is_empty())
+    }
+
+    /// Whether it is not there yet: one of its users, or the group, does not exist, and may
+    /// tomorrow.
+    fn is_void(&self) -> bool {
+        match &self.group {
+            Some(group) => group.row.is_none(),
+            None => self.exists != [true; 2],
+        }
     }
 
     fn apply(&mut self, loaded: ConversationLoaded) {
-        let ConversationLoaded { conversation, head, time_ms, countable, marks, exists } = loaded;
+        let ConversationLoaded { conversation, head, time_ms, countable, marks, exists, group } =
+            loaded;
         if let Some(name) = conversation {
             let same = self.conversation.as_ref().is_none_or(|known| *known == name);
             assert!(same, "the log refuses another conversation under the same key");
@@ -94,12 +161,15 @@ impl Conv {
         }
         (self.head, self.time_ms, self.countable) = (head, time_ms, countable);
         (self.marks, self.exists) = (marks, exists);
+        if let Some(Conversation::Group(_)) = self.conversation {
+            self.group.get_or_insert_default().row = group;
+        }
         self.loaded = true;
     }
 }
 
 impl Conversations {
-    fn find(&self, key: ConvKey) -> Option<u32> {
+    pub(crate) fn find(&self, key: ConvKey) -> Option<u32> {
         self.by_key.get(&key).copied()
     }
 
@@ -113,6 +183,7 @@ impl Conversations {
             countable: 0,
             marks: [None; 2],
             exists: [false; 2],
+            group: None,
             turn: 0,
             recent: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -165,14 +236,43 @@ impl Shard {
         let dedup = named.then(|| {
             DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
         });
+        self.enqueue(index, Request::Command(command), dedup, effects);
+    }
+
+    /// An operation on a group of this shard.
+    pub(crate) fn group_operation(
+        &mut self,
+        id: ControlId,
+        name: &Conversation,
+        operation: GroupOperation,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversation(name.key(self.config.secret), Some(name), effects);
+        let conv = &mut self.conversations.slab[index as usize];
+        if conv.waiting.len() >= CONVERSATION_WAITERS_MAX {
+            return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
+        }
+        self.enqueue(index, Request::Group(id, operation), None, effects);
+    }
+
+    fn enqueue(
+        &mut self,
+        index: u32,
+        request: Request,
+        dedup: Option<DedupKey>,
+        effects: &mut Effects,
+    ) {
+        let conv = &mut self.conversations.slab[index as usize];
         let ticket = conv.front + conv.waiting.len() as u64;
         let key = conv.key;
-        let asked = self.durable;
-        let rival = command.rival.clone();
-        conv.waiting.push_back(Pending { command, dedup, answer: None, rival: None, asked });
-        if let Some(user) = rival {
-            self.load(Waiting::Rival { key, ticket }, Load::User { user }, effects);
+        let (asked, asking) = (self.durable, false);
+        let look_up = request.rival(self.config.secret);
+        let pending = Pending { request, dedup, answer: None, rival: None, asked, asking };
+        conv.waiting.push_back(pending);
+        if let Some(load) = look_up {
+            self.load(Waiting::Rival { key, ticket }, load, effects);
         }
+        self.ask_about_members(index, ticket, effects);
         match dedup {
             Some(dedup) => {
                 self.load(Waiting::Dedup { key, ticket }, Load::Dedup { key: dedup }, effects);
@@ -181,8 +281,45 @@ impl Shard {
         }
     }
 
+    /// Asks the log about those members that a waiting request is about and that are not known.
+    fn ask_about_members(&mut self, index: u32, ticket: u64, effects: &mut Effects) {
+        let conv = &mut self.conversations.slab[index as usize];
+        let key = conv.key;
+        let (Some(group), true) = (&conv.group, conv.loaded) else { return };
+        let pending = &mut conv.waiting[(ticket - conv.front) as usize];
+        if pending.asking || group.knows(&pending.request) {
+            return;
+        }
+        pending.asking = true;
+        let users = group.unknown(&pending.request);
+        let Some(Conversation::Group(name)) = &conv.conversation else {
+            unreachable!("only a group has members")
+        };
+        let load = Load::Members { group: name.clone(), conversation: key, users: users.clone() };
+        self.load(Waiting::Members { key, ticket, users }, load, effects);
+    }
+
+    /// What the log knows about members. What has changed since it was asked is known better.
+    pub(crate) fn members_loaded(
+        &mut self,
+        key: ConvKey,
+        ticket: u64,
+        users: Vec<UserId>,
+        loaded: Vec<MemberLoaded>,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let conv = &mut self.conversations.slab[index as usize];
+        let at = ticket.checked_sub(conv.front).expect("a request waits for its answer");
+        let pending = conv.waiting.get_mut(at as usize).expect("a request waits for its answer");
+        pending.asking = false;
+        let group = conv.group.as_mut().expect("only a group has members");
+        group.learn(users.into_iter().zip(loaded));
+        self.run(key, effects);
+    }
+
     /// The index of a conversation, loading it if it is cold.
-    fn conversation(
+    pub(crate) fn conversation(
         &mut self,
         key: ConvKey,
         name: Option<&Conversation>,
@@ -234,9 +371,14 @@ impl Shard {
             }
         }
         conv.apply(loaded);
+        let tickets = conv.front..conv.front + conv.waiting.len() as u64;
         for (user, seq, all) in std::mem::take(&mut conv.settles) {
             self.settled(user, key, seq, all, effects);
         }
+        for ticket in tickets {
+            self.ask_about_members(index, ticket, effects);
+        }
+        self.answer_subscribers(index, effects);
         self.run(key, effects);
     }
 
@@ -257,7 +399,7 @@ impl Shard {
         self.run(key, effects);
     }
 
-    /// Whether there is a user of the very id that the client wrote.
+    /// Whether there is a user or group of the very id that the client wrote.
     pub(crate) fn rival_loaded(
         &mut self,
         key: ConvKey,
@@ -273,10 +415,9 @@ impl Shard {
         self.run(key, effects);
     }
 
-    /// Sends a command on to the conversation with its rival.
+    /// Sends a command on to its rival's home.
     fn redirect(&mut self, mut command: Command, effects: &mut Effects) {
-        let rival = command.rival.take().expect("the caller has found him");
-        command.conversation = Conversation::private(&command.sender, &rival);
+        command.conversation = command.rival.take().expect("the caller has found it");
         command.key = command.conversation.key(self.config.secret);
         let home = command.key.slot.shard(self.config.shards);
         if home == self.config.shard {
@@ -288,15 +429,18 @@ impl Shard {
     }
 
     /// Executes what is ready, in order.
-    fn run(&mut self, key: ConvKey, effects: &mut Effects) {
+    pub(crate) fn run(&mut self, key: ConvKey, effects: &mut Effects) {
         while let Some(index) = self.conversations.find(key) {
             let conv = &mut self.conversations.slab[index as usize];
             match conv.waiting.front() {
                 Some(front) if conv.is_ready(front) => {}
-                Some(_) => return,
+                Some(_) => {
+                    // What it is about may depend on what was before it.
+                    let front = conv.front;
+                    return self.ask_about_members(index, front, effects);
+                }
                 None => {
-                    // A member who is not a user yet may be one tomorrow: do not remember.
-                    if conv.loaded && conv.exists != [true; 2] {
+                    if conv.loaded && conv.is_void() && conv.rests(u64::MAX) {
                         self.conversations.remove(index);
                     }
                     return;
@@ -304,12 +448,22 @@ impl Shard {
             }
             let pending = conv.waiting.pop_front().expect("looked at above");
             conv.front += 1;
-            self.execute(index, pending, effects);
+            match pending.request {
+                Request::Command(_) => self.execute(index, pending, effects),
+                Request::Group(id, operation) => {
+                    self.execute_operation(index, id, operation, effects);
+                }
+                Request::Seen(user, seq) => self.membership_seen(index, &user, seq, effects),
+            }
+            self.forget_members(index);
         }
     }
 
     fn execute(&mut self, index: u32, pending: Pending, effects: &mut Effects) {
-        let Pending { command, dedup, answer, rival, .. } = pending;
+        let Pending { request: Request::Command(command), dedup, answer, rival, .. } = pending
+        else {
+            unreachable!("the caller looked")
+        };
         if rival == Some(true) {
             return self.redirect(command, effects);
         }
@@ -325,21 +479,12 @@ impl Shard {
             let outcome = outcome(&command, Ok(Done::Stored(stored)));
             return self.answer(&command, outcome, turn, effects);
         }
-        let name = conv.conversation.as_ref().expect("loaded");
-        let from = name.side(command.sender.as_str()).expect("the sender is a member");
-        let refusal = if !conv.exists[from] {
-            Some(Refusal::SenderUnknown)
-        } else if !conv.exists[1 - from] && name.members().count() == 2 {
-            Some(Refusal::NoSuchUser)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        if let Err(refusal) = conv.may_write(&command) {
             let outcome = outcome(&command, Err(refusal));
             return self.answer(&command, outcome, turn, effects);
         }
         match command.action {
-            Action::Send { .. } => self.append(index, command, dedup, effects),
+            Action::Send { .. } => self.store(index, &command, dedup, effects),
             Action::Signal { .. } => {
                 self.relay(&command, turn, effects);
                 let outcome = outcome(&command, Ok(Done::Relayed));
@@ -349,110 +494,154 @@ impl Shard {
     }
 
     /// Stores a message, answers its sender and delivers it.
-    fn append(
+    fn store(
         &mut self,
         index: u32,
-        command: Command,
+        command: &Command,
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) {
-        let now_ms = self.now.wall_ms;
-        let Some(id) = self.ids.next((now_ms / 1000) as u32) else {
-            let outcome = outcome(&command, Err(Refusal::TryAgain));
-            return self.answer(&command, outcome, 0, effects);
-        };
         let Action::Send { sender_ms, content, copies } = &command.action else {
             unreachable!("only a message is stored");
         };
+        let draft = Draft {
+            kind: Kind::Message,
+            sender_ms: *sender_ms,
+            sender: command.sender.as_str(),
+            device: &command.device,
+            client_id: &command.client_id,
+            content,
+            dedup,
+        };
+        let Some(stored) = self.append(index, &draft, effects) else {
+            let outcome = outcome(command, Err(Refusal::TryAgain));
+            return self.answer(command, outcome, 0, effects);
+        };
+        // Without copies, the sender's home passes the message when it gets the outcome.
+        let passes = (!copies).then_some(&command.sender);
+        self.put_marks(index, passes, stored.seq, effects);
+        let outcome = outcome(command, Ok(Done::Stored(stored)));
+        self.answer(command, outcome, effects.turn, effects);
+        self.spread(index, &draft, stored, Some(content), passes, effects);
+    }
+
+    /// Appends a record. `None`: there is no id for it yet, try again.
+    pub(crate) fn append(
+        &mut self,
+        index: u32,
+        draft: &Draft<'_>,
+        effects: &mut Effects,
+    ) -> Option<Stored> {
+        let now_ms = self.now.wall_ms;
+        let id = self.ids.next((now_ms / 1000) as u32)?;
         let turn = effects.turn;
         let conv = &mut self.conversations.slab[index as usize];
-        let (name, key) = (conv.conversation.clone().expect("loaded"), conv.key);
         conv.head += 1;
-        conv.countable += 1;
+        conv.countable += u64::from(draft.kind == Kind::Message);
         conv.time_ms = conv.time_ms.max(now_ms);
         conv.turn = turn;
         let stored = Stored { id, seq: conv.head, time_ms: conv.time_ms };
-        if let Some(dedup) = dedup {
+        if let Some(dedup) = draft.dedup {
             conv.recent.push_back(Recent { dedup, stored, turn });
         }
+        let key = conv.key;
         if stored.seq == 1 {
-            effects.entries.push(Entry::Conversation { key, conversation: name.clone() });
+            let conversation = conv.conversation.clone().expect("loaded");
+            effects.entries.push(Entry::Conversation { key, conversation });
         }
         let start = effects.entry_bytes.len() as u32;
-        effects.entry_bytes.extend_from_slice(content);
+        effects.entry_bytes.extend_from_slice(draft.content);
         let record = Box::new(MessageEntry {
             seq: stored.seq,
+            kind: draft.kind,
             id,
             time_ms: stored.time_ms,
-            sender_ms: *sender_ms,
+            sender_ms: draft.sender_ms,
             countable: conv.countable,
-            sender: command.sender.clone(),
-            device: command.device.clone(),
-            client_id: command.client_id.clone(),
+            sender: CompactString::new(draft.sender),
+            device: draft.device.clone(),
+            client_id: CompactString::new(draft.client_id),
             content: start..effects.entry_bytes.len() as u32,
-            dedup,
+            dedup: draft.dedup,
         });
         effects.entries.push(Entry::Message { conversation: key, record });
-        for (side, member) in name.members().enumerate() {
-            let wants = *member != command.sender || *copies;
-            if wants && conv.marks[side].is_none() {
-                conv.marks[side] = Some(stored.seq);
-                let (user, seq) = (member.clone(), stored.seq);
-                effects.entries.push(Entry::Mark { user, conversation: key, seq });
-            }
-        }
-        let countable = conv.countable;
-        let outcome = outcome(&command, Ok(Done::Stored(stored)));
-        self.answer(&command, outcome, turn, effects);
-        self.send_deliveries(&name, &command, stored, countable, effects);
+        Some(stored)
     }
 
-    fn send_deliveries(
+    /// Puts the inbox marks of those that have none; the devices of `passes` need none.
+    fn put_marks(&mut self, index: u32, passes: Option<&UserId>, seq: u64, effects: &mut Effects) {
+        let conv = &mut self.conversations.slab[index as usize];
+        let name = conv.conversation.as_ref().expect("loaded");
+        for (member, mark) in name.marked().zip(&mut conv.marks) {
+            if Some(member) != passes && mark.is_none() {
+                *mark = Some(seq);
+                let (user, conversation) = (member.clone(), conv.key);
+                effects.entries.push(Entry::Mark { user, conversation, seq });
+            }
+        }
+    }
+
+    /// Brings a record to whom it concerns, once the open turn is durable: to the homes of the
+    /// marked users but `passes`, or to the shards that have subscribed to the group. `body` is
+    /// the content where it can be shared.
+    pub(crate) fn spread(
         &mut self,
-        name: &Conversation,
-        command: &Command,
+        index: u32,
+        draft: &Draft<'_>,
         stored: Stored,
-        countable: u64,
+        body: Option<&Bytes>,
+        passes: Option<&UserId>,
         effects: &mut Effects,
     ) {
-        let Action::Send { sender_ms, content, copies } = &command.action else {
-            unreachable!("only a message is stored");
+        let conv = &self.conversations.slab[index as usize];
+        let (key, countable, turn) = (conv.key, conv.countable, effects.turn);
+        let deliver = || Deliver {
+            conversation: key,
+            stored,
+            kind: draft.kind,
+            sender_ms: draft.sender_ms,
+            countable,
+            sender: CompactString::new(draft.sender),
+            device: draft.device.clone(),
+            client_id: CompactString::new(draft.client_id),
+            content: body.cloned().unwrap_or_else(|| Bytes::copy_from_slice(draft.content)),
         };
-        for member in name.members() {
-            // Without copies, the sender's home passes the message when it gets the outcome.
-            if *member == command.sender && !*copies {
-                continue;
+        if let Some(group) = &conv.group {
+            if group.subscribers.is_empty() {
+                return;
             }
+            let deliver = deliver();
+            for to in group.subscribers.clone().iter() {
+                let deliver = Box::new(deliver.clone());
+                if to == self.config.shard {
+                    self.route_later(to, Routed::GroupDeliver(deliver), turn, effects);
+                } else if let Some(routed) = self.links.offer(to, None, deliver, turn) {
+                    self.out(effects, turn).routes.push((to, routed));
+                }
+            }
+            return;
+        }
+        let name = conv.conversation.clone().expect("loaded");
+        for member in name.marked().filter(|member| Some(*member) != passes) {
             let home = member.slot().shard(self.config.shards);
-            let (turn, key) = (effects.turn, command.key);
             if home == self.config.shard {
                 let record = Record {
                     seq: stored.seq,
+                    kind: draft.kind,
                     id: stored.id,
                     time_ms: stored.time_ms,
-                    sender_ms: *sender_ms,
+                    sender_ms: draft.sender_ms,
                     countable,
-                    sender: command.sender.as_str(),
-                    dialect: command.device.dialect,
-                    device: &command.device.name,
-                    client_id: &command.client_id,
-                    content,
+                    sender: draft.sender,
+                    dialect: draft.device.dialect,
+                    device: &draft.device.name,
+                    client_id: draft.client_id,
+                    content: draft.content,
                 };
                 self.deliver(member, key, &record, turn, effects);
-                continue;
-            }
-            let deliver = Box::new(Deliver {
-                user: member.clone(),
-                conversation: key,
-                stored,
-                sender_ms: *sender_ms,
-                countable,
-                sender: command.sender.clone(),
-                device: command.device.clone(),
-                client_id: command.client_id.clone(),
-                content: content.clone(),
-            });
-            if let Some(routed) = self.links.offer(home, deliver, turn) {
+            } else if let Some(routed) =
+                self.links.offer(home, Some(member.clone()), Box::new(deliver()), turn)
+            {
                 self.out(effects, turn).routes.push((home, routed));
             }
         }
@@ -483,6 +672,13 @@ impl Shard {
             conv.settles.push((user, seq, all));
             return;
         }
+        if conv.group.is_some() {
+            // With too much waiting it is not said again before the user's next connect.
+            if all && conv.waiting.len() < CONVERSATION_WAITERS_MAX {
+                self.enqueue(index, Request::Seen(user, seq), None, effects);
+            }
+            return;
+        }
         let side = conv.conversation.as_ref().and_then(|name| name.side(user.as_str()));
         let Some(side) = side else { return };
         // A newer message is on its way to the user's home already: there will be another report.
@@ -501,6 +697,22 @@ impl Shard {
 }
 
 impl Conv {
+    /// Whether the rules let a client write here (protocols/README.md, *Who may do what*).
+    fn may_write(&self, command: &Command) -> Result<(), Refusal> {
+        if let Some(group) = &self.group {
+            return group.may_write(&command.sender);
+        }
+        let name = self.conversation.as_ref().expect("loaded");
+        let from = name.side(command.sender.as_str()).expect("the sender is a member");
+        if !self.exists[from] {
+            return Err(Refusal::SenderUnknown);
+        }
+        if !self.exists[1 - from] && name.marked().count() == 2 {
+            return Err(Refusal::NoSuchUser);
+        }
+        Ok(())
+    }
+
     /// Forgets messages that every look-up still to be answered has seen.
     fn forget_recent(&mut self, durable: u64) {
         let seen = self.waiting.front().map_or(durable, |front| front.asked);
@@ -512,14 +724,13 @@ impl Conv {
 
 fn outcome(command: &Command, result: Result<Done, Refusal>) -> Outcome {
     let refused_to = match result {
-        Err(Refusal::NotAFriend | Refusal::Blocked) => {
-            command.conversation.members().find(|member| **member != command.sender).cloned()
-        }
+        Err(Refusal::NotAFriend | Refusal::Blocked) => command.other().cloned(),
         _ => None,
     };
     Outcome {
         conn: command.origin.conn,
         conversation: command.key,
+        kind: command.conversation.kind(),
         sender: command.sender.clone(),
         client_id: command.client_id.clone(),
         refused_to,

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use crate::command::{Action, Command, Done, Origin, Outcome};
+use crate::dialect::Class;
 use crate::dialect::imboy::{self, AckKind, Frame, Undecodable, s2c};
 use crate::error::Refusal;
 use crate::event::{Close, CloseHow, Effects, Routed};
-use crate::ids::{ConnId, Conversation, Dialect, UserId};
+use crate::ids::{ConnId, ConvKind, Dialect, UserId};
 use crate::limits::UNDECODABLE_MAX;
 use crate::rate::{Bucket, Strikes};
 use crate::session::{Client, LoginFault};
@@ -169,14 +170,17 @@ impl Shard {
             (Ok(Frame::Ack { kind, id, device }), State::Live { user, device: index }) => {
                 self.imboy_ack(conn, kind, id, device, user, index, effects);
             }
-            (Ok(Frame::Send { id, to, sender_ms, payload }), State::Live { user, device }) => {
+            (
+                Ok(Frame::Send { group, id, to, sender_ms, payload }),
+                State::Live { user, device },
+            ) => {
                 let content = Bytes::copy_from_slice(&bytes[payload]);
                 let send = Action::Send { sender_ms, content, copies: false };
-                self.request(conn, user, device, &to, id, send, effects);
+                self.request(conn, user, device, (group, &to), id, send, effects);
             }
             (Ok(Frame::Signal { id, to, members }), State::Live { user, device }) => {
                 let signal = Action::Signal { content: members };
-                self.request(conn, user, device, &to, id, signal, effects);
+                self.request(conn, user, device, (false, &to), id, signal, effects);
             }
             // A client that speaks before its login is through, or after it failed, gets what the
             // login gets; nothing of the account is touched.
@@ -239,12 +243,14 @@ impl Shard {
             return self.refuse(conn, refusal, None, None, 0, effects);
         }
         match kind {
-            AckKind::C2c => self.acknowledge(user, index, id, effects),
+            AckKind::C2c => self.acknowledge(user, index, Class::Private, id, effects),
+            AckKind::C2g => self.acknowledge(user, index, Class::Group, id, effects),
             AckKind::S2c => {
+                self.acknowledge(user, index, Class::Event, id, effects);
                 self.refresh_acked(conn, id);
                 self.prompt_acked(conn, id);
             }
-            AckKind::Other => {}
+            AckKind::Webrtc => {}
         }
     }
 
@@ -255,21 +261,23 @@ impl Shard {
         conn: ConnId,
         user: UserRef,
         device: u32,
-        to: &str,
+        (group, to): (bool, &str),
         client_id: compact_str::CompactString,
         mut action: Action,
         effects: &mut Effects,
     ) {
-        let Some((to, rival)) = self.config.dialects.imboy.read_user(to) else {
-            // What cannot be an id is nobody's.
-            return self.refuse(conn, Refusal::NoSuchUser, Some(&client_id), None, 0, effects);
-        };
         let (rate, now_us) = (self.config.rates.messages, self.now.mono_us);
         let owner = self.users.get_mut(user).expect("a live connection holds its user");
         let stores = matches!(action, Action::Send { .. });
         if stores && !owner.bucket.take(rate, now_us) {
             return self.too_fast(conn, Some(&client_id), effects);
         }
+        let settings = &self.config.dialects.imboy;
+        let Some((conversation, rival)) = settings.conversation(&owner.id, group, to) else {
+            // What cannot be an id is nobody's.
+            let refusal = if group { Refusal::NoSuchGroup } else { Refusal::NoSuchUser };
+            return self.refuse(conn, refusal, Some(&client_id), None, 0, effects);
+        };
         let (sender, own) = (owner.id.clone(), &owner.devices[device as usize].id);
         if let Action::Send { copies, .. } = &mut action {
             let dialects = &self.config.dialects;
@@ -281,7 +289,6 @@ impl Shard {
         }
         let content_bytes = action.content_bytes();
         let device = own.clone();
-        let conversation = Conversation::private(&sender, &to);
         let key = conversation.key(self.config.secret);
         let origin = Origin { shard: self.config.shard, conn };
         let command =
@@ -305,7 +312,10 @@ impl Shard {
     pub(crate) fn outcome(&mut self, outcome: Outcome, turn: u64, effects: &mut Effects) {
         self.requests -= 1;
         self.request_bytes -= outcome.content_bytes as usize;
-        if let Ok(Done::Stored(stored)) = outcome.result {
+        // In a group the sender's devices see the record go by like everybody's.
+        if let Ok(Done::Stored(stored)) = outcome.result
+            && outcome.kind == ConvKind::Private
+        {
             let (sender, key) = (&outcome.sender, outcome.conversation);
             self.pass_own(sender, key, stored.seq, turn, effects);
         }
@@ -318,7 +328,8 @@ impl Shard {
         match outcome.result {
             Ok(Done::Relayed) => {}
             Ok(Done::Stored(stored)) => write_frame(self.out(effects, turn), outcome.conn, |out| {
-                imboy::write_server_ack(&outcome.client_id, stored.time_ms, out);
+                let group = outcome.kind == ConvKind::Group;
+                imboy::write_server_ack(group, &outcome.client_id, stored.time_ms, out);
             }),
             Err(refusal) => {
                 let (id, to) = (Some(&*outcome.client_id), outcome.refused_to.as_ref());

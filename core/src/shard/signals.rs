@@ -16,9 +16,8 @@ impl Shard {
             unreachable!("only a signal is relayed");
         };
         // Notes to oneself have one member: a call between the user's own devices.
-        let other = command.conversation.members().find(|member| **member != command.sender);
         let signal = Box::new(Signal {
-            user: other.unwrap_or(&command.sender).clone(),
+            user: command.other().unwrap_or(&command.sender).clone(),
             sender: command.sender.clone(),
             device: command.device.clone(),
             content: content.clone(),

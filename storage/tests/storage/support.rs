@@ -6,6 +6,7 @@ use ringpost_core::event::{Effects, Entry, Load, Loaded, MessageEntry, Position}
 use ringpost_core::ids::{
     ConvKey, Conversation, DedupKey, DeviceId, Dialect, MessageId, ShardId, UserId,
 };
+use ringpost_core::record::Kind;
 use ringpost_storage::{Batch, Log, Options, Rocks};
 
 /// Any constant will do: the tests choose the keys themselves.
@@ -67,11 +68,12 @@ impl Turn {
         let client_id = format!("c{seq}");
         let record = MessageEntry {
             seq,
+            kind: Kind::Message,
             id: id(seq),
             time_ms,
             sender_ms: seq.is_multiple_of(2).then_some(-(seq as i64)),
             countable: seq,
-            sender: user(one),
+            sender: one.into(),
             device: device("phone"),
             client_id: client_id.as_str().into(),
             content: start..self.0.entry_bytes.len() as u32,

@@ -57,7 +57,7 @@ fn write(
     out.extend_from_slice(b"{\"id\":");
     write_string(id, out);
     out.extend_from_slice(b",\"type\":\"S2C\",\"from\":\"\",\"to\":\"");
-    settings.write_user(to, out);
+    settings.write_id(to, out);
     out.extend_from_slice(b"\",\"payload\":{\"msg_type\":\"");
     out.extend_from_slice(msg_type.as_bytes());
     out.push(b'"');
