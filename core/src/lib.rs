@@ -9,6 +9,7 @@
 
 pub mod admit;
 pub mod command;
+pub mod content;
 pub mod dialect;
 pub mod error;
 pub mod event;

@@ -3,6 +3,7 @@
 //! Translates between its frames and the core's words. Bodies only: the WebSocket head around
 //! them is `ws::frame`'s. What the server says in its own name is in [`s2c`].
 
+pub mod content;
 pub mod hashids;
 pub mod s2c;
 pub mod sign;
