@@ -106,8 +106,9 @@ impl Local {
             return Some(Err(HttpRefusal::Unavailable));
         }
         let now = self.begin_turn();
-        let settings = self.settings.borrow();
-        let admission = admit(&request, &self.common.routes, &*settings.tokens, now.wall_ms);
+        let (settings, common) = (self.settings.borrow(), self.common);
+        let (routes, dialects) = (&common.routes, &common.dialects);
+        let admission = admit(&request, routes, dialects, &*settings.tokens, now.wall_ms);
         Some(admission.map(|admission| (admission, len)))
     }
 }

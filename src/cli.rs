@@ -227,13 +227,19 @@ mod tests {
     fn serve_takes_every_key_as_a_flag() {
         let line = "ringpost serve --data d --listen 127.0.0.1:0 --api-listen 127.0.0.1:0 \
                     --shards 2 --ready-file r --durability interval:20 --drain-s 0 \
-                    --auto-create-users false --revoke-within-s 60 --metrics-public --log-format json \
-                    --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2";
+                    --auto-create-users false --revoke-within-s 60 --metrics-public \
+                    --log-format json \
+                    --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2 \
+                    --imboy-c2g-retry-s 1 --imboy-apply-friend-retry-s 1 \
+                    --imboy-logged-another-device-retry-s 1 --imboy-s2c-retry-s 1 \
+                    --rate-limit-requests-per-s 1 --rate-limit-requests-burst 1 \
+                    --rate-limit-messages-per-s 1 --rate-limit-messages-burst 1 \
+                    --rate-limit-strikes 1";
         let Ok(Request::Serve { config, .. }) = parsed(line) else { panic!("a valid line") };
         assert_eq!(config.shards, 2);
         assert!(config.metrics.public);
         assert!(!config.auto_create_users);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 2_000]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_000]);
         let flags = line.split_whitespace().filter(|word| word.starts_with("--")).count();
         assert_eq!(flags, KEYS.len(), "a flag is missing in this test");
     }

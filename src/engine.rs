@@ -228,6 +228,10 @@ fn append(to: &mut Outputs, from: &mut Outputs) {
         write.range = write.range.start + offset..write.range.end + offset;
         write
     }));
+    to.signals.extend(from.signals.drain(..).map(|mut write| {
+        write.range = write.range.start + offset..write.range.end + offset;
+        write
+    }));
     to.closes.append(&mut from.closes);
     to.routes.append(&mut from.routes);
     to.answers.append(&mut from.answers);

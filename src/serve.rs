@@ -147,6 +147,7 @@ impl Server {
         let bound = Bound { listen, api: api.local_addr()? };
         let common = Common {
             routes: config.routes.clone(),
+            dialects: config.dialects.clone(),
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),
             stats: stats.clone(),
@@ -183,6 +184,7 @@ impl Server {
                 auto_create_users: config.auto_create_users,
                 revoke_within_ms: config.revoke_within_s * 1_000,
                 dialects: config.dialects.clone(),
+                rates: config.rates,
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);
             let (common, settings) = (self.common, settings.clone());

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use monoio::io::Canceller;
 use monoio::{IoUringDriver, RuntimeBuilder};
 use ringpost_core::admit::Route;
+use ringpost_core::dialect;
 use ringpost_core::event::{Answer, ControlId};
 use ringpost_core::ids::ConnId;
 use ringpost_core::{Now, Shard, ShardConfig};
@@ -60,6 +61,8 @@ pub struct Setup {
 pub struct Common {
     /// Which dialect is spoken where.
     pub routes: Vec<Route>,
+    /// What the dialects let an operator set.
+    pub dialects: dialect::Settings,
     /// Connections and upgrade requests that all shards together may hold.
     pub sockets_max: u64,
     /// What it takes before patience ends.

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use ringpost_core::ShardConfig;
 use ringpost_core::admit::{Claims, Route, TokenCheck, TokenFault};
-use ringpost_core::dialect::Settings;
+use ringpost_core::dialect;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
+use ringpost_core::rate::RateLimits;
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
@@ -74,6 +75,7 @@ impl Shards {
         let (listeners, addr) = listeners(any, shards);
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
+            dialects: dialect::Settings::default(),
             sockets_max,
             bounds,
             stats: stats.clone(),
@@ -90,7 +92,8 @@ impl Shards {
                     id_leased: 0,
                     auto_create_users: true,
                     revoke_within_ms: 120_000,
-                    dialects: Settings::default(),
+                    dialects: dialect::Settings::default(),
+                    rates: RateLimits::default(),
                 };
                 let listeners = vec![listener];
                 let settings = settings.clone();

@@ -229,6 +229,10 @@ impl Local {
             let range = write.range.start as usize..write.range.end as usize;
             self.write(write.conn, &outputs.arena[range]);
         }
+        for signal in &outputs.signals {
+            let range = signal.range.start as usize..signal.range.end as usize;
+            self.write_signal(signal.conn, &outputs.arena[range]);
+        }
         for Close { conn, how } in outputs.closes.drain(..) {
             match how {
                 CloseHow::Frame { code, reason } => {

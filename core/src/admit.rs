@@ -3,7 +3,7 @@
 
 use compact_str::CompactString;
 
-use crate::dialect::imboy;
+use crate::dialect::{Settings, imboy};
 use crate::error::HttpRefusal;
 use crate::ids::{Dialect, Slot, UserId};
 use crate::session::{Hello, Login};
@@ -78,13 +78,14 @@ pub struct Admission {
 pub fn admit(
     request: &Request<'_>,
     routes: &[Route],
+    dialects: &Settings,
     tokens: &dyn TokenCheck,
     wall_ms: u64,
 ) -> Result<Admission, HttpRefusal> {
     let route = routes.iter().find(|route| route.path == request.path);
     let dialect = route.ok_or(HttpRefusal::NotFound)?.dialect;
     let (login, subprotocol): (Result<Login, _>, _) = match dialect {
-        Dialect::Imboy => imboy::login(request, tokens, wall_ms),
+        Dialect::Imboy => imboy::login(&dialects.imboy, request, tokens, wall_ms),
     };
     let mut switching = Vec::with_capacity(192);
     switching_protocols(request.key, subprotocol, &mut switching);

@@ -8,6 +8,11 @@ pub const USER_ID_BYTES_MAX: usize = 64;
 pub const DEVICE_ID_BYTES_MAX: usize = 128;
 /// Client message ids: imboy takes 40; the other dialects' are no longer than this.
 pub const CLIENT_ID_BYTES_MAX: usize = 64;
+/// Platform and version of a client, each: the names that clients use are shorter than this.
+pub const CLIENT_WORD_BYTES_MAX: usize = 32;
+/// What the server tells one connection without storing it and has not seen acknowledged; the
+/// oldest makes room.
+pub const PROMPTS_MAX: usize = 8;
 /// Content of one message (protocols/README.md, *Limits*).
 pub const CONTENT_BYTES_MAX: usize = 64 << 10;
 /// One WebSocket message, its fragments together.
@@ -52,6 +57,8 @@ pub const FANOUT_BYTES_MAX: usize = 64 << 10;
 pub const CONNECTION_REQUESTS_MAX: u32 = 64;
 /// Undecodable frames in a row before the connection is closed with 1008.
 pub const UNDECODABLE_MAX: u8 = 32;
+/// A connection that kept to its rates for so long has no strikes any more.
+pub const STRIKES_FORGOTTEN_MS: u64 = 60_000;
 /// Requests taken from sockets of a shard and not yet answered; then sockets are not read.
 pub const SHARD_REQUESTS_MAX: u32 = 16_384;
 /// The same, in bytes of content.

@@ -14,9 +14,11 @@ mod fanout;
 mod groups;
 pub mod links;
 mod positions;
+mod prompts;
 mod reading;
 mod retries;
 mod sessions;
+mod signals;
 mod timers;
 mod users;
 
@@ -32,6 +34,7 @@ use crate::event::{
 };
 use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId, UserId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
+use crate::rate::RateLimits;
 use crate::shard::conversations::Conversations;
 use crate::shard::fanout::LocalGroups;
 use crate::shard::links::Links;
@@ -62,6 +65,8 @@ pub struct ShardConfig {
     pub revoke_within_ms: u64,
     /// Settings of the dialects.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
 }
 
 /// What a load was for.
@@ -70,6 +75,7 @@ enum Waiting {
     Conversation { key: ConvKey },
     Dedup { key: ConvKey, ticket: u64 },
     Message { key: ConvKey },
+    Rival { key: ConvKey, ticket: u64 },
     Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
     Roster { id: ControlId },
     Memberships { user: UserRef, device: u32, epoch: u32 },
@@ -255,6 +261,7 @@ impl Shard {
                 let key = deliver.conversation;
                 self.deliver(&user, key, &deliver.record(), turn, effects);
             }
+            Routed::Signal(signal) => self.signal(&signal, turn, effects),
             Routed::Head { user: Some(user), conversation, from, head } => {
                 self.head(&user, conversation, from, head, effects);
             }
@@ -334,6 +341,12 @@ impl Shard {
             (Waiting::Message { key }, Loaded::Message(found)) => {
                 self.message_loaded(key, found, effects);
             }
+            (Waiting::Rival { key, ticket }, Loaded::User(loaded)) => {
+                self.rival_loaded(key, ticket, loaded.row.is_some(), effects);
+            }
+            (Waiting::Rival { key, ticket }, Loaded::Conversation(loaded)) => {
+                self.rival_loaded(key, ticket, loaded.group.is_some(), effects);
+            }
             (Waiting::Members { key, ticket, users }, Loaded::Members(loaded)) => {
                 self.members_loaded(key, ticket, users, loaded, effects);
             }
@@ -386,6 +399,7 @@ impl Shard {
                 }
                 Timer::Pull { user, device, epoch } => self.pull(user, device, epoch, effects),
                 Timer::Refresh { conn, step } => self.refresh(conn, step, effects),
+                Timer::Prompt { conn } => self.prompt_again(conn, effects),
                 Timer::Lease => self.renew_lease(effects),
             }
         }

@@ -133,7 +133,7 @@ impl Shard {
     /// A connection gets its user: the upgrade is answered here, one way or the other.
     fn attach(&mut self, user: UserRef, conn: ConnId, hello: Hello, effects: &mut Effects) {
         let Hello { dialect, switching, login } = hello;
-        let Ok(Login { device, expires_ms, .. }) = login else {
+        let Ok(Login { device, expires_ms, client, .. }) = login else {
             unreachable!("only a login is brought to a user")
         };
         let wall_ms = self.now.wall_ms;
@@ -172,8 +172,10 @@ impl Shard {
         }
         let first = device.live.as_ref().is_some_and(|live| live.epoch == self.epoch);
         self.set_state(conn, State::Live { user, device: index }, turn);
+        self.sessions.get_mut(conn).expect("a waiting connection is still open").client = client;
         write_bytes(self.out(effects, turn), conn, &switching);
         self.arm_refresh(conn, expires_ms);
+        self.tell_other_devices(user, conn, turn, effects);
         if first {
             self.queue_catch_up(user, index, self.epoch, effects);
         }
@@ -331,6 +333,23 @@ impl Shard {
                 self.users.remove(user);
             }
         }
+    }
+
+    /// Pushes what a device has not acknowledged again, as if it had just connected.
+    pub(crate) fn push_again(&mut self, user: UserRef, device: u32, effects: &mut Effects) {
+        let owner = self.users.get(user).expect("a live connection holds its user");
+        let live = owner.devices[device as usize].live.as_ref();
+        let live = live.expect("a live connection has a live device");
+        if live.catch_up.loading {
+            // It has just connected, and nothing was pushed yet.
+            return;
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        let again = Box::new(live.again(self.epoch));
+        self.device_left(user, device, effects);
+        let owner = self.users.get_mut(user).expect("looked up above");
+        owner.devices[device as usize].live = Some(again);
+        self.queue_catch_up(user, device, self.epoch, effects);
     }
 
     /// A device reads its inbox marks, when it is its turn.
