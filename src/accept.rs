@@ -107,7 +107,8 @@ impl Local {
         }
         let now = self.begin_turn();
         let common = self.common;
-        let admission = admit(&request, &common.routes, &*common.tokens, now.wall_ms);
+        let admission =
+            admit(&request, &common.routes, &*common.tokens, now.wall_ms, common.deflate);
         Some(admission.map(|admission| (admission, len)))
     }
 }

@@ -35,6 +35,10 @@ pub struct Config {
     pub drain_s: u32,
     /// Whether a valid token of an unknown user creates the user.
     pub auto_create_users: bool,
+    /// Whether messages of clients that offer permessage-deflate are compressed.
+    pub deflate: bool,
+    /// How hard, 1 to 9.
+    pub deflate_level: u8,
     /// The HTTP API.
     pub api: Api,
     /// `/metrics`.
@@ -104,6 +108,8 @@ impl Default for Config {
             durability: Durability::Fsync,
             drain_s: 0,
             auto_create_users: false,
+            deflate: false,
+            deflate_level: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
             metrics: Metrics { public: false },
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO },

@@ -138,6 +138,7 @@ impl Server {
         let common = Common {
             routes: config.routes.clone(),
             tokens,
+            deflate: config.deflate,
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),
             stats: stats.clone(),
@@ -171,6 +172,7 @@ impl Server {
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
+                deflate_level: config.deflate_level,
                 dialects: config.dialects.clone(),
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);

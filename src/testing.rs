@@ -71,6 +71,7 @@ impl Shards {
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
             tokens: Box::new(AnyToken),
+            deflate: true,
             sockets_max,
             bounds,
             stats: stats.clone(),
@@ -85,6 +86,7 @@ impl Shards {
                     node: [0; 3],
                     id_leased: 0,
                     auto_create_users: true,
+                    deflate_level: 1,
                     dialects: Settings::default(),
                 };
                 let listeners = vec![listener];
@@ -275,7 +277,7 @@ impl Client {
                 Event::Ping(payload) => Got::Ping(payload.to_vec()),
                 Event::Pong(payload) => Got::Pong(payload.to_vec()),
                 Event::Close { code, .. } => Got::Close(code),
-                Event::Blocked => unreachable!("only when asked for"),
+                Event::Compressed { .. } | Event::Blocked => unreachable!("only when asked for"),
             });
             self.bytes.drain(..consumed);
             if let Some(got) = got {

@@ -7,6 +7,7 @@ use crate::dialect::imboy;
 use crate::error::HttpRefusal;
 use crate::ids::{Dialect, Slot, UserId};
 use crate::session::{Hello, Login};
+use crate::ws::extensions::negotiate;
 use crate::ws::handshake::{Request, switching_protocols};
 
 /// Checks tokens: a pure function of keys, time and token, given to the core by the process.
@@ -53,7 +54,8 @@ pub struct Admission {
     pub home: Option<Slot>,
 }
 
-/// Decides about a whole upgrade request that passed [`crate::ws::handshake::parse`].
+/// Decides about a whole upgrade request that passed [`crate::ws::handshake::parse`]. `deflate`:
+/// whether a client that offers compression gets it.
 ///
 /// # Errors
 /// The HTTP answer for a request that no dialect takes (404 for a path without a route).
@@ -62,6 +64,7 @@ pub fn admit(
     routes: &[Route],
     tokens: &dyn TokenCheck,
     wall_ms: u64,
+    deflate: bool,
 ) -> Result<Admission, HttpRefusal> {
     let route = routes.iter().find(|route| route.path == request.path);
     let dialect = route.ok_or(HttpRefusal::NotFound)?.dialect;
@@ -69,7 +72,10 @@ pub fn admit(
         Dialect::Imboy => imboy::login(request, tokens, wall_ms),
     };
     let mut switching = Vec::with_capacity(192);
-    switching_protocols(request.key, subprotocol, &mut switching);
+    let agreement = deflate.then(|| negotiate(request)).flatten();
+    let answer = agreement.map(|agreement| agreement.answer());
+    switching_protocols(request.key, subprotocol, answer.as_deref(), &mut switching);
+    let deflate = agreement.map(|agreement| agreement.window());
     let home = login.as_ref().ok().map(|login| login.user.slot());
-    Ok(Admission { hello: Hello { dialect, switching, login }, home })
+    Ok(Admission { hello: Hello { dialect, switching, deflate, login }, home })
 }

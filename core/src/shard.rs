@@ -7,6 +7,7 @@
 //! user; [`users`], [`links`] and [`timers`] hold state. Nothing here may touch the world: see
 //! [`crate::event`].
 
+mod compression;
 mod connect;
 mod conversations;
 mod delivery;
@@ -28,6 +29,8 @@ use crate::dialect::json::Scratch;
 use crate::event::{Effects, Entry, Input, Load, LoadId, Loaded, Now, Outputs, Routed, Write};
 use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
+pub use crate::shard::compression::CompressedBytes;
+use crate::shard::compression::{Before, Compression};
 use crate::shard::conversations::Conversations;
 use crate::shard::links::Links;
 use crate::shard::sessions::Sessions;
@@ -53,6 +56,8 @@ pub struct ShardConfig {
     pub id_leased: u32,
     /// Create unknown users when they connect.
     pub auto_create_users: bool,
+    /// How hard frames are compressed, for connections that negotiated it: 1 to 9.
+    pub deflate_level: u8,
     /// Settings of the dialects.
     pub dialects: Settings,
 }
@@ -109,6 +114,7 @@ pub struct Shard {
     requests: u32,
     request_bytes: usize,
     json: Scratch,
+    compression: Compression,
 }
 
 /// What a shard has in memory, for the metrics.
@@ -132,6 +138,7 @@ impl Shard {
     pub fn new(config: ShardConfig) -> Shard {
         let ids = IdGenerator::new(config.node, config.shard, config.id_leased);
         let links = Links::new(config.shards);
+        let compression = Compression::new(config.deflate_level);
         Shard {
             config,
             now: Now::default(),
@@ -158,6 +165,7 @@ impl Shard {
             requests: 0,
             request_bytes: 0,
             json: Scratch::default(),
+            compression,
         }
     }
 
@@ -171,6 +179,7 @@ impl Shard {
         assert!(now.mono_us >= self.now.mono_us, "the monotonic clock goes on");
         self.now = now;
         let entries = effects.entries.len();
+        let before = Before::of(effects);
         match input {
             Input::Opened { conn, hello } => self.opened(conn, hello, effects),
             Input::Message { conn, binary, bytes } => self.message(conn, binary, bytes, effects),
@@ -189,6 +198,7 @@ impl Shard {
         if effects.entries.len() > entries {
             self.written = effects.turn;
         }
+        self.compression.compress(&self.sessions, before, effects);
     }
 
     /// When [`Input::Tick`] is due next, in [`Now::mono_us`]; `None`: no timer runs.
@@ -220,6 +230,11 @@ impl Shard {
             loads: self.loads.len(),
             catch_ups: self.catch_ups + self.catch_up_queue.len(),
         }
+    }
+
+    /// What compression has done so far.
+    pub fn compressed(&self) -> CompressedBytes {
+        self.compression.totals()
     }
 
     fn routed(&mut self, routed: Routed, turn: u64, effects: &mut Effects) {

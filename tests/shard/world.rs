@@ -88,6 +88,7 @@ impl World {
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: true,
+                deflate_level: 1,
                 dialects: Settings::default(),
             };
             let open = Effects { turn: 1, ..Effects::default() };

@@ -12,11 +12,14 @@ use crate::session::LoginFault;
 use crate::shard::timers::Timer;
 use crate::shard::users::UserRef;
 use crate::shard::{Shard, write_frame};
+use crate::ws::extensions::Window;
 
 /// The connections, by their index.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     table: Vec<Option<Session>>,
+    /// How many of them negotiated compression.
+    deflating: usize,
 }
 
 /// A connection.
@@ -24,6 +27,8 @@ pub(crate) struct Sessions {
 pub(crate) struct Session {
     pub(crate) conn: ConnId,
     pub(crate) dialect: Dialect,
+    /// Its messages may leave compressed, within this window.
+    pub(crate) deflate: Option<Window>,
     /// Requests taken and not answered.
     pub(crate) requests: u32,
     /// Undecodable frames in a row.
@@ -82,20 +87,34 @@ impl Sessions {
         session.filter(|session| session.conn == conn)
     }
 
-    pub(crate) fn insert(&mut self, conn: ConnId, dialect: Dialect, state: State) {
+    /// Whether any connection negotiated compression.
+    pub(crate) fn any_deflates(&self) -> bool {
+        self.deflating > 0
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        conn: ConnId,
+        dialect: Dialect,
+        deflate: Option<Window>,
+        state: State,
+    ) {
         let index = conn.index as usize;
         if self.table.len() <= index {
             self.table.resize_with(index + 1, || None);
         }
         let refresh = Refresh::Quiet;
+        self.deflating += usize::from(deflate.is_some());
+        let (requests, undecodable, turn) = (0, 0, 0);
         let session =
-            Session { conn, dialect, requests: 0, undecodable: 0, state, turn: 0, refresh };
+            Session { conn, dialect, deflate, requests, undecodable, state, turn, refresh };
         let former = self.table[index].replace(session);
         assert!(former.is_none(), "an index is reused after `Closed`");
     }
 
     pub(crate) fn remove(&mut self, conn: ConnId) -> Option<Session> {
-        self.get(conn)?;
+        let deflate = self.get(conn)?.deflate;
+        self.deflating -= usize::from(deflate.is_some());
         self.table[conn.index as usize].take()
     }
 }
