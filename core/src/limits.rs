@@ -12,10 +12,13 @@ pub const CLIENT_ID_BYTES_MAX: usize = 64;
 pub const CONTENT_BYTES_MAX: usize = 64 << 10;
 /// One WebSocket message, its fragments together.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
-/// The same as it is sent, when it is compressed; inflated it must keep to the limit above. What
-/// cannot be compressed grows, by at most this much with zlib's worst settings (`deflateBound`).
-pub const DEFLATED_BYTES_MAX: usize =
-    MESSAGE_BYTES_MAX + MESSAGE_BYTES_MAX / 8 + MESSAGE_BYTES_MAX / 64 + 16;
+/// The same as it is sent, when it is compressed; inflated it must keep to the limit above.
+pub const DEFLATED_BYTES_MAX: usize = deflated_bytes_max(MESSAGE_BYTES_MAX);
+/// What cannot be compressed grows: by no more than this with zlib's worst settings (its
+/// `deflateBound`, and a flush).
+pub const fn deflated_bytes_max(len: usize) -> usize {
+    len + len / 8 + len / 64 + 32
+}
 /// Shorter messages are not compressed: they would save some thirty bytes, less than the headers
 /// of the packet that carries them, at nearly the price of a long one.
 pub const DEFLATE_BYTES_MIN: usize = 256;

@@ -153,7 +153,8 @@ impl World {
             expires_ms: self.now.wall_ms + 86_400_000,
         };
         let switching = SWITCHING.to_vec();
-        let hello = Box::new(Hello { dialect: Dialect::Imboy, switching, login: Ok(login) });
+        let hello =
+            Box::new(Hello { dialect: Dialect::Imboy, switching, deflate: None, login: Ok(login) });
         self.input(shard, Input::Opened { conn, hello });
         conn
     }

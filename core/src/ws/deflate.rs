@@ -9,7 +9,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use super::WsError;
 use super::extensions::Window;
 use super::frame::{Head, Opcode, Role, decode_head, encode_compressed_head};
-use crate::limits::{DEFLATE_BYTES_MIN, MESSAGE_BYTES_MAX};
+use crate::limits::{DEFLATE_BYTES_MIN, MESSAGE_BYTES_MAX, deflated_bytes_max};
 
 /// How a sender's flush ends; it is not sent (section 7.2.1), so a receiver puts it back (7.2.2).
 const TAIL: &[u8; 4] = &[0x00, 0x00, 0xff, 0xff];
@@ -134,16 +134,19 @@ impl Deflater {
         if payload.len() < DEFLATE_BYTES_MIN {
             return None;
         }
-        let context = self.contexts.get_mut(usize::from(window.bits() - 9))?;
-        let context = context.get_or_insert_with(|| {
+        let place = self.contexts.get_mut(usize::from(window.bits() - 9))?;
+        let context = place.get_or_insert_with(|| {
             Compress::new_with_window_bits(self.level, false, window.bits())
         });
         context.reset();
         self.out.clear();
-        self.out.reserve(payload.len() + TAIL.len());
+        self.out.reserve(deflated_bytes_max(payload.len()));
         let done = context.compress_vec(payload, &mut self.out, FlushCompress::Sync);
-        // A flush that filled all the room may have more to say, and is not shorter anyway.
         if done.is_err() || self.out.len() == self.out.capacity() {
+            // It may have more to say. That does not happen with this room; if it did, the context
+            // would not be fit for use: zlib-rs 0.6.8 forgets a part of it in `reset`, and panics
+            // some messages later.
+            *place = None;
             return None;
         }
         // Section 7.2.1: a flush ends with an empty block, whose last bytes are not sent.

@@ -387,6 +387,30 @@ fn what_gains_nothing_stays_as_it_is() {
 }
 
 #[test]
+fn what_does_not_compress_leaves_nothing_behind() {
+    let mut prng = Prng(9711);
+    for level in 1..=9 {
+        let mut sender = Sender::new(level);
+        for round in 0..12 {
+            let window = Window::new(9 + round % 7).expect("deflate can");
+            // Larger than what zlib holds back of its output.
+            let noise = prng.bytes(100_000 + 9_000 * usize::from(round));
+            assert_eq!(sender.compress(&frame(FIN | BINARY, None, &noise), window), None);
+            let text = chat(&mut prng, 100_000);
+            let compressed = sender.compress(&frame(FIN | TEXT, None, text.as_bytes()), window);
+            let compressed = compressed.expect("text compresses");
+            assert_eq!(client(&compressed, TEXT, window.bits()), text.as_bytes());
+            // Half of each.
+            let mixed = [&noise[..50_000], text.as_bytes()].concat();
+            if let Some(compressed) = sender.compress(&frame(FIN | BINARY, None, &mixed), window) {
+                assert_eq!(client(&compressed, BINARY, window.bits()), mixed);
+            }
+            sender.arena.truncate(6);
+        }
+    }
+}
+
+#[test]
 fn no_message_shows_in_another_one() {
     let mut sender = Sender::new(6);
     let text = "the same again and again ".repeat(20);
