@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringpost_core::admit::{Admission, admit};
+use ringpost_core::admit::{Admission, Rules, admit};
 use ringpost_core::error::HttpRefusal;
 use ringpost_core::ids::ConnId;
 use ringpost_core::limits::HANDSHAKE_BYTES_MAX;
@@ -107,8 +107,13 @@ impl Local {
         }
         let now = self.begin_turn();
         let (settings, common) = (self.settings.borrow(), self.common);
-        let (routes, dialects) = (&common.routes, &common.dialects);
-        let admission = admit(&request, routes, dialects, &*settings.tokens, now.wall_ms);
+        let rules = Rules {
+            routes: &common.routes,
+            dialects: &common.dialects,
+            tokens: &*settings.tokens,
+            deflate: common.deflate,
+        };
+        let admission = admit(&request, &rules, now.wall_ms);
         Some(admission.map(|admission| (admission, len)))
     }
 }

@@ -40,6 +40,10 @@ pub struct Config {
     pub auto_create_users: bool,
     /// Seconds in which an author may take a message back; 0: always.
     pub revoke_within_s: u64,
+    /// Whether messages of clients that offer permessage-deflate are compressed.
+    pub deflate: bool,
+    /// How hard, 1 to 9.
+    pub deflate_level: u8,
     /// The HTTP API.
     pub api: Api,
     /// `/metrics`.
@@ -125,6 +129,8 @@ impl Default for Config {
             drain_s: 0,
             auto_create_users: false,
             revoke_within_s: 0,
+            deflate: false,
+            deflate_level: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
             metrics: Metrics { public: false },
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO },

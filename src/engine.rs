@@ -149,6 +149,9 @@ impl Engine {
             }
         }
         stats.turns_waiting.set(self.turns_waiting());
+        let compressed = self.shard.compressed();
+        stats.deflated_from_bytes.set(compressed.before);
+        stats.deflated_bytes.set(compressed.after);
     }
 
     /// Replaces the open turn by an empty one, which continues what may leave at once.

@@ -148,6 +148,7 @@ impl Server {
         let common = Common {
             routes: config.routes.clone(),
             dialects: config.dialects.clone(),
+            deflate: config.deflate,
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),
             stats: stats.clone(),
@@ -183,6 +184,7 @@ impl Server {
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
                 revoke_within_ms: config.revoke_within_s * 1_000,
+                deflate_level: config.deflate_level,
                 dialects: config.dialects.clone(),
                 rates: config.rates,
             };

@@ -19,6 +19,7 @@ use ringpost_core::admit::Route;
 use ringpost_core::dialect;
 use ringpost_core::event::{Answer, ControlId};
 use ringpost_core::ids::ConnId;
+use ringpost_core::ws::deflate::Inflater;
 use ringpost_core::{Now, Shard, ShardConfig};
 use tokio::sync::oneshot;
 
@@ -63,6 +64,8 @@ pub struct Common {
     pub routes: Vec<Route>,
     /// What the dialects let an operator set.
     pub dialects: dialect::Settings,
+    /// Whether clients that offer compression get it.
+    pub deflate: bool,
     /// Connections and upgrade requests that all shards together may hold.
     pub sockets_max: u64,
     /// What it takes before patience ends.
@@ -103,6 +106,8 @@ pub struct Local {
     pub asks: RefCell<HashMap<ControlId, oneshot::Sender<Answer>>>,
     /// Buffers for reads.
     pub read_pool: RefCell<ReadPool>,
+    /// Undoes the compression of messages, one at a time.
+    pub inflater: RefCell<Inflater>,
     /// Buffers for writes.
     pub out_pool: RefCell<Pool>,
     /// What connections hold of messages and frames that are not whole or not taken.
@@ -297,6 +302,7 @@ impl Local {
             parked: RefCell::default(),
             asks: RefCell::default(),
             read_pool: RefCell::new(ReadPool::new()),
+            inflater: RefCell::default(),
             out_pool: RefCell::new(out::pool()),
             unfinished: Cell::new(0),
             listeners: RefCell::new(listeners.into_iter().map(Rc::new).collect()),

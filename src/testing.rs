@@ -76,6 +76,7 @@ impl Shards {
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
             dialects: dialect::Settings::default(),
+            deflate: true,
             sockets_max,
             bounds,
             stats: stats.clone(),
@@ -92,6 +93,7 @@ impl Shards {
                     id_leased: 0,
                     auto_create_users: true,
                     revoke_within_ms: 120_000,
+                    deflate_level: 1,
                     dialects: dialect::Settings::default(),
                     rates: RateLimits::default(),
                 };
@@ -284,7 +286,7 @@ impl Client {
                 Event::Ping(payload) => Got::Ping(payload.to_vec()),
                 Event::Pong(payload) => Got::Pong(payload.to_vec()),
                 Event::Close { code, .. } => Got::Close(code),
-                Event::Blocked => unreachable!("only when asked for"),
+                Event::Compressed { .. } | Event::Blocked => unreachable!("only when asked for"),
             });
             self.bytes.drain(..consumed);
             if let Some(got) = got {

@@ -17,6 +17,16 @@ pub const PROMPTS_MAX: usize = 8;
 pub const CONTENT_BYTES_MAX: usize = 64 << 10;
 /// One WebSocket message, its fragments together.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The same as it is sent, when it is compressed; inflated it must keep to the limit above.
+pub const DEFLATED_BYTES_MAX: usize = deflated_bytes_max(MESSAGE_BYTES_MAX);
+/// What cannot be compressed grows: by no more than this with zlib's worst settings (its
+/// `deflateBound`, and a flush).
+pub const fn deflated_bytes_max(len: usize) -> usize {
+    len + len / 8 + len / 64 + 32
+}
+/// Shorter messages are not compressed: they would save some thirty bytes, less than the headers
+/// of the packet that carries them, at nearly the price of a long one.
+pub const DEFLATE_BYTES_MIN: usize = 256;
 /// The upgrade request's head.
 pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 /// Header lines of one head: browsers send some 15, proxies add a few.

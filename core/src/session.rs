@@ -3,6 +3,7 @@
 use compact_str::CompactString;
 
 use crate::ids::{DeviceId, Dialect, UserId};
+use crate::ws::extensions::Window;
 
 /// How a connection starts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,6 +12,8 @@ pub struct Hello {
     pub dialect: Dialect,
     /// The `101 Switching Protocols` answer, to be sent once the connection is accepted.
     pub switching: Vec<u8>,
+    /// Whether messages may be compressed, and what the server's then keep to.
+    pub deflate: Option<Window>,
     /// Who it is, or how the dialect tells that the login failed.
     pub login: Result<Login, LoginFault>,
 }

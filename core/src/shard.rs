@@ -7,6 +7,7 @@
 //! user; [`users`], [`links`] and [`timers`] hold state. Nothing here may touch the world: see
 //! [`crate::event`].
 
+mod compression;
 mod connect;
 mod conversations;
 mod delivery;
@@ -35,6 +36,8 @@ use crate::event::{
 use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId, UserId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
 use crate::rate::RateLimits;
+pub use crate::shard::compression::CompressedBytes;
+use crate::shard::compression::{Before, Compression};
 use crate::shard::conversations::Conversations;
 use crate::shard::fanout::LocalGroups;
 use crate::shard::links::Links;
@@ -63,6 +66,8 @@ pub struct ShardConfig {
     pub auto_create_users: bool,
     /// How long an author may take a message back, ms; 0: always.
     pub revoke_within_ms: u64,
+    /// How hard frames are compressed, for connections that negotiated it: 1 to 9.
+    pub deflate_level: u8,
     /// Settings of the dialects.
     pub dialects: Settings,
     /// How fast connections and users may ask.
@@ -132,6 +137,7 @@ pub struct Shard {
     requests: u32,
     request_bytes: usize,
     json: Scratch,
+    compression: Compression,
 }
 
 /// What a shard has in memory, for the metrics.
@@ -155,6 +161,7 @@ impl Shard {
     pub fn new(config: ShardConfig) -> Shard {
         let ids = IdGenerator::new(config.node, config.shard, config.id_leased);
         let links = Links::new(config.shards);
+        let compression = Compression::new(config.deflate_level);
         Shard {
             config,
             now: Now::default(),
@@ -184,6 +191,7 @@ impl Shard {
             requests: 0,
             request_bytes: 0,
             json: Scratch::default(),
+            compression,
         }
     }
 
@@ -197,6 +205,7 @@ impl Shard {
         assert!(now.mono_us >= self.now.mono_us, "the monotonic clock goes on");
         self.now = now;
         let entries = effects.entries.len();
+        let before = Before::of(effects);
         match input {
             Input::Opened { conn, hello } => self.opened(conn, hello, effects),
             Input::Message { conn, binary, bytes } => self.message(conn, binary, bytes, effects),
@@ -215,6 +224,7 @@ impl Shard {
         if effects.entries.len() > entries {
             self.written = effects.turn;
         }
+        self.compression.compress(&self.sessions, before, effects);
     }
 
     /// Whether a tick is due at once: there are members who have not got a group's news.
@@ -251,6 +261,11 @@ impl Shard {
             loads: self.loads.len(),
             catch_ups: self.catch_ups + self.catch_up_queue.len(),
         }
+    }
+
+    /// What compression has done so far.
+    pub fn compressed(&self) -> CompressedBytes {
+        self.compression.totals()
     }
 
     fn routed(&mut self, routed: Routed, turn: u64, effects: &mut Effects) {

@@ -125,6 +125,23 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "deflate",
+        default: Some("true"),
+        about: "Compress messages of clients that offer permessage-deflate (RFC 7692).",
+        kind: Kind::Flag { set: |config, on| config.deflate = on },
+    },
+    Key {
+        name: "deflate_level",
+        default: Some("1"),
+        about: "How hard messages are compressed: 1 costs least, 6 saves up to a quarter more bytes \
+                for twice to three times the processor time, 9 hardly any more.",
+        kind: Kind::Integer {
+            min: 1,
+            max: 9,
+            set: |config, level| config.deflate_level = u8::try_from(level).expect("in its range"),
+        },
+    },
+    Key {
         name: "metrics.public",
         default: Some("false"),
         about: "Answer /metrics without an API key.",

@@ -103,6 +103,7 @@ impl World {
                 id_leased: opening.leased,
                 auto_create_users: true,
                 revoke_within_ms: 120_000,
+                deflate_level: 1,
                 dialects: Settings::default(),
                 rates: RateLimits::default(),
             };
@@ -173,7 +174,8 @@ impl World {
             client: ClientWords { platform: "ios".into(), version: "0.3.3".into() },
         };
         let switching = SWITCHING.to_vec();
-        let hello = Box::new(Hello { dialect: Dialect::Imboy, switching, login: Ok(login) });
+        let hello =
+            Box::new(Hello { dialect: Dialect::Imboy, switching, deflate: None, login: Ok(login) });
         self.input(shard, Input::Opened { conn, hello });
         conn
     }

@@ -21,17 +21,17 @@ use crate::ws::handshake;
 impl Shard {
     /// A connection has come to its user's home (or, refused, to any shard).
     pub(crate) fn opened(&mut self, conn: ConnId, hello: Box<Hello>, effects: &mut Effects) {
-        let dialect = hello.dialect;
+        let (dialect, deflate) = (hello.dialect, hello.deflate);
         match &hello.login {
             Err(fault) => {
                 let fault = *fault;
-                self.sessions.insert(conn, dialect, State::Refused);
+                self.sessions.insert(conn, dialect, deflate, State::Refused);
                 write_bytes(&mut effects.now, conn, &hello.switching);
                 self.refuse_login(conn, fault, effects);
             }
             Ok(login) => {
                 let user = self.user(&login.user, effects);
-                self.sessions.insert(conn, dialect, State::Opening { user });
+                self.sessions.insert(conn, dialect, deflate, State::Opening { user });
                 self.wait_for_user(user, Waiter::Connection(conn, hello), effects);
             }
         }
@@ -132,7 +132,7 @@ impl Shard {
 
     /// A connection gets its user: the upgrade is answered here, one way or the other.
     fn attach(&mut self, user: UserRef, conn: ConnId, hello: Hello, effects: &mut Effects) {
-        let Hello { dialect, switching, login } = hello;
+        let Hello { dialect, switching, login, .. } = hello;
         let Ok(Login { device, expires_ms, client, .. }) = login else {
             unreachable!("only a login is brought to a user")
         };

@@ -262,13 +262,7 @@ pub(crate) fn send(
 ) -> u64 {
     let Encoded { ref range, class, wire, .. } = *encoded;
     for &conn in &live.conns {
-        match outputs.writes.last_mut() {
-            // What stands behind each other goes as one.
-            Some(last) if last.conn == conn && last.range.end == range.start => {
-                last.range.end = range.end;
-            }
-            _ => outputs.writes.push(Write { conn, range: range.clone() }),
-        }
+        outputs.writes.push(Write { conn, range: range.clone() });
     }
     cursor.sent = seq;
     cursor.unacked += 1;

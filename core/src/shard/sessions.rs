@@ -16,11 +16,14 @@ use crate::shard::prompts::Prompt;
 use crate::shard::timers::Timer;
 use crate::shard::users::UserRef;
 use crate::shard::{Shard, write_frame};
+use crate::ws::extensions::Window;
 
 /// The connections, by their index.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     table: Vec<Option<Session>>,
+    /// How many of them negotiated compression.
+    deflating: usize,
 }
 
 /// A connection.
@@ -28,6 +31,8 @@ pub(crate) struct Sessions {
 pub(crate) struct Session {
     pub(crate) conn: ConnId,
     pub(crate) dialect: Dialect,
+    /// Its messages may leave compressed, within this window.
+    pub(crate) deflate: Option<Window>,
     /// Requests taken and not answered.
     pub(crate) requests: u32,
     /// Undecodable frames in a row.
@@ -93,14 +98,27 @@ impl Sessions {
         session.filter(|session| session.conn == conn)
     }
 
-    pub(crate) fn insert(&mut self, conn: ConnId, dialect: Dialect, state: State) {
+    /// Whether any connection negotiated compression.
+    pub(crate) fn any_deflates(&self) -> bool {
+        self.deflating > 0
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        conn: ConnId,
+        dialect: Dialect,
+        deflate: Option<Window>,
+        state: State,
+    ) {
         let index = conn.index as usize;
         if self.table.len() <= index {
             self.table.resize_with(index + 1, || None);
         }
+        self.deflating += usize::from(deflate.is_some());
         let session = Session {
             conn,
             dialect,
+            deflate,
             requests: 0,
             undecodable: 0,
             bucket: Bucket::default(),
@@ -116,7 +134,8 @@ impl Sessions {
     }
 
     pub(crate) fn remove(&mut self, conn: ConnId) -> Option<Session> {
-        self.get(conn)?;
+        let deflate = self.get(conn)?.deflate;
+        self.deflating -= usize::from(deflate.is_some());
         self.table[conn.index as usize].take()
     }
 }
