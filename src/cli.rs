@@ -228,6 +228,7 @@ mod tests {
         let line = "ringpost serve --data d --listen 127.0.0.1:0 --api-listen 127.0.0.1:0 \
                     --shards 2 --ready-file r --durability interval:20 --drain-s 0 \
                     --auto-create-users false --revoke-within-s 60 --metrics-public \
+                    --deflate false --deflate-level 6 \
                     --log-format json \
                     --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2 \
                     --imboy-c2g-retry-s 1 --imboy-apply-friend-retry-s 1 \
@@ -239,6 +240,7 @@ mod tests {
         assert_eq!(config.shards, 2);
         assert!(config.metrics.public);
         assert!(!config.auto_create_users);
+        assert_eq!((config.deflate, config.deflate_level), (false, 6));
         assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_000]);
         let flags = line.split_whitespace().filter(|word| word.starts_with("--")).count();
         assert_eq!(flags, KEYS.len(), "a flag is missing in this test");
