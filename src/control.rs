@@ -20,7 +20,7 @@ mod tokens;
 mod users;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +31,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::UserId;
+use ringpost_storage::Log;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::health::Health;
@@ -70,6 +71,8 @@ pub struct Process {
     pub health: Health,
     /// What it counts.
     pub stats: Stats,
+    /// The store, for its sizes. It is closed when its threads have ended, whoever asks.
+    pub store: Weak<dyn Log>,
 }
 
 /// How long things may take.

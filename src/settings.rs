@@ -6,10 +6,14 @@ use std::fmt;
 
 use ringpost_core::admit::TokenCheck;
 
+use crate::address::Rules;
+
 /// See the module.
 pub struct Settings {
     /// Checks tokens.
     pub tokens: Box<dyn TokenCheck + Send + Sync>,
+    /// What one client address may.
+    pub address: Rules,
 }
 
 impl fmt::Debug for Settings {

@@ -21,7 +21,9 @@ use ringpost_core::ids::ConnId;
 use ringpost_core::{Now, Shard, ShardConfig};
 use tokio::sync::oneshot;
 
+use crate::address::Addresses;
 use crate::bounds::{Bounds, READ_BYTES, READS_MAX};
+use crate::config::Listener;
 use crate::engine::Engine;
 use crate::fatal::{self, Cause};
 use crate::log::ShardLog;
@@ -60,6 +62,10 @@ pub struct Setup {
 pub struct Common {
     /// Which dialect is spoken where.
     pub routes: Vec<Route>,
+    /// The listeners, in the order of those of each shard.
+    pub listeners: Vec<Listener>,
+    /// What client addresses have caused lately.
+    pub addresses: Addresses,
     /// Connections and upgrade requests that all shards together may hold.
     pub sockets_max: u64,
     /// What it takes before patience ends.

@@ -71,18 +71,20 @@ pub struct Admission {
     pub home: Option<Slot>,
 }
 
-/// Decides about a whole upgrade request that passed [`crate::ws::handshake::parse`].
+/// Decides about a whole upgrade request that passed [`crate::ws::handshake::parse`]. `otherwise`
+/// is spoken at every path without a route.
 ///
 /// # Errors
-/// The HTTP answer for a request that no dialect takes (404 for a path without a route).
+/// The HTTP answer for a request that no dialect takes (404 for a path that has none).
 pub fn admit(
     request: &Request<'_>,
     routes: &[Route],
+    otherwise: Option<Dialect>,
     tokens: &dyn TokenCheck,
     wall_ms: u64,
 ) -> Result<Admission, HttpRefusal> {
     let route = routes.iter().find(|route| route.path == request.path);
-    let dialect = route.ok_or(HttpRefusal::NotFound)?.dialect;
+    let dialect = route.map(|route| route.dialect).or(otherwise).ok_or(HttpRefusal::NotFound)?;
     let (login, subprotocol): (Result<Login, _>, _) = match dialect {
         Dialect::Imboy => imboy::login(request, tokens, wall_ms),
     };
