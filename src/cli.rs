@@ -298,7 +298,7 @@ mod tests {
         let line = "ringpost serve --data d --listen 127.0.0.1:0 --api-listen 127.0.0.1:0 \
                     --shards 2 --ready-file r --durability interval:20 --drain-s 0 \
                     --address-upgrades-per-s 0 --address-upgrade-burst 1 \
-                    --address-handshakes-max 0 --auto-create-users false --metrics-public --log-format json \
+                    --address-handshakes-max 0 --auto-create-users false --revoke-within-s 60 --metrics-public --log-format json \
                     --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2";
         let Ok(Request::Serve { config, .. }) = parsed(line) else { panic!("a valid line") };
         assert_eq!(config.shards, 2);

@@ -39,6 +39,8 @@ pub struct Config {
     pub drain_s: u32,
     /// Whether a valid token of an unknown user creates the user.
     pub auto_create_users: bool,
+    /// Seconds in which an author may take a message back; 0: always.
+    pub revoke_within_s: u64,
     /// The HTTP API.
     pub api: Api,
     /// What one client address may.
@@ -123,6 +125,7 @@ impl Default for Config {
             durability: Durability::Fsync,
             drain_s: 0,
             auto_create_users: false,
+            revoke_within_s: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
             address: Rules::default(),
             metrics: Metrics { public: false },

@@ -11,6 +11,7 @@
 pub mod auth;
 mod error;
 mod fields;
+mod groups;
 mod health;
 mod listener;
 mod metrics_page;
@@ -28,9 +29,9 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, patch, post, put};
 use ringpost_core::event::{Answer, Operation};
-use ringpost_core::ids::UserId;
+use ringpost_core::ids::Slot;
 use ringpost_storage::Log;
 use tokio::sync::{Mutex, oneshot, watch};
 
@@ -187,6 +188,13 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/info", get(health::info))
         .route("/v1/tokens", post(tokens::mint))
         .route("/v1/users/{id}", put(users::put).get(users::read))
+        .route("/v1/groups", post(groups::create))
+        .route("/v1/groups/{id}", get(groups::read).patch(groups::change).delete(groups::dissolve))
+        .route("/v1/groups/{id}/members", post(groups::add).get(groups::members))
+        .route(
+            "/v1/groups/{id}/members/{user}",
+            patch(groups::change_member).delete(groups::remove),
+        )
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -233,22 +241,22 @@ impl Shared {
         self.setup.borrow().clone()
     }
 
-    /// Asks a user's home; waits no longer than [`Times::answer`].
-    async fn ask(&self, user: &UserId, operation: Operation) -> Result<Answer, ApiError> {
-        let asked = self.process.mesh.ask(user, operation);
+    /// Asks the home that executes the operation; waits no longer than [`Times::answer`].
+    async fn ask(&self, operation: Operation) -> Result<Answer, ApiError> {
+        let asked = self.process.mesh.ask(operation);
         match tokio::time::timeout(self.times.answer, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(AskError::Busy)) => Err(ApiError::unavailable("too many requests in progress")),
             Ok(Err(AskError::Ending)) => Err(ApiError::unavailable("the server is ending")),
             Err(_elapsed) => Err(ApiError::unavailable(
-                "the user's shard has not answered in time; what was asked may still be done",
+                "the shard has not answered in time; what was asked may still be done",
             )),
         }
     }
 
-    /// The lock for changes of this user.
-    fn lock(&self, user: &UserId) -> &Mutex<()> {
-        &self.locks[usize::from(user.slot().0) % LOCKS]
+    /// The lock for changes of what has this slot.
+    fn lock(&self, slot: Slot) -> &Mutex<()> {
+        &self.locks[usize::from(slot.0) % LOCKS]
     }
 }
 

@@ -114,6 +114,11 @@ impl Engine {
         stats.catch_ups.set(catch_ups as u64);
     }
 
+    /// Whether the core wants a tick at once.
+    pub fn has_work(&self) -> bool {
+        self.shard.has_work()
+    }
+
     /// The effects that may leave now; they are to be given back by [`Engine::put_back`].
     pub fn take_now(&mut self) -> Outputs {
         std::mem::take(&mut self.open.now)

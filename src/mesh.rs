@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use ringpost_core::event::{Answer, LoadId, Loaded, Operation, Routed};
-use ringpost_core::ids::{ShardId, UserId};
+use ringpost_core::ids::ShardId;
 use ringpost_core::session::Hello;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -183,14 +183,15 @@ impl Mesh {
         self.0.ports.len() as u16
     }
 
-    /// Asks a user's home. For the control plane; the answer comes when it is durable.
+    /// Asks the home that executes the operation. For the control plane; the answer comes when it is durable.
     ///
     /// # Errors
     /// [`AskError`]; nothing is known then about whether the operation was executed.
-    pub async fn ask(&self, user: &UserId, operation: Operation) -> Result<Answer, AskError> {
+    pub async fn ask(&self, operation: Operation) -> Result<Answer, AskError> {
         let _permit = self.0.asks.try_acquire().map_err(|_none_left| AskError::Busy)?;
         let (answer, answered) = oneshot::channel();
-        self.send(user.slot().shard(self.shards()), Parcel::Ask { operation, answer });
+        let home = operation.slot().shard(self.shards());
+        self.send(home, Parcel::Ask { operation, answer });
         answered.await.map_err(|_dropped_at_the_end| AskError::Ending)
     }
 
@@ -374,6 +375,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringpost_core::ids::UserId;
     use std::io::Read;
 
     fn end(inbox: &Inbox) -> Option<EndStep> {
@@ -461,7 +463,7 @@ mod tests {
         runtime.block_on(async {
             let (mesh, mut inboxes) = Mesh::new(1).expect("a descriptor");
             let user = UserId::parse("u").expect("valid");
-            let ask = || mesh.ask(&user, Operation::GetUser { user: user.clone() });
+            let ask = || mesh.ask(Operation::GetUser { user: user.clone() });
             let mut asks: Vec<_> = (0..ASKS_MAX).map(|_| Box::pin(ask())).collect();
             for ask in &mut asks {
                 assert!(futures_poll(ask).await.is_none());

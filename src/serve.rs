@@ -184,6 +184,7 @@ impl Server {
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
+                revoke_within_ms: config.revoke_within_s * 1_000,
                 dialects: config.dialects.clone(),
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);

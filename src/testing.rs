@@ -106,6 +106,7 @@ impl Shards {
                     node: [0; 3],
                     id_leased: 0,
                     auto_create_users: true,
+                    revoke_within_ms: 120_000,
                     dialects: dialect::Settings::default(),
                 };
                 let listeners = vec![listener];

@@ -134,6 +134,7 @@ impl Local {
             waker.wake();
         }
         self.unpark();
+        let more = more || self.engine.borrow().has_work();
         self.rest(more);
         self.end_turn();
     }

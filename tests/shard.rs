@@ -1,8 +1,12 @@
 //! The core's promises, on real shards in virtual time with a log that can crash: durability before
 //! receipts, order, resends, devices, windows, retries, restarts (ARCHITECTURE.md, *Invariants*).
 
+#[path = "shard/groups.rs"]
+mod groups;
 #[path = "shard/random.rs"]
 mod random;
+#[path = "shard/revoke.rs"]
+mod revoke;
 #[path = "shard/world.rs"]
 mod world;
 

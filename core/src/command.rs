@@ -7,8 +7,8 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 use crate::error::Refusal;
-use crate::event::Stored;
-use crate::ids::{ConnId, ConvKey, Conversation, DeviceId, ShardId, UserId};
+use crate::event::{JoinPolicy, MemberRole, Stored};
+use crate::ids::{ConnId, ConvKey, ConvKind, Conversation, DeviceId, ShardId, UserId};
 
 /// Where an outcome goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,21 @@ pub enum Action {
         /// The sender has other devices that want a copy (a dialect with `echo_to_own_devices`).
         copies: bool,
     },
+    /// Take a message back: the one that the command's `client_id` names.
+    Revoke {
+        /// The peer or group, as the answer names it.
+        to: CompactString,
+    },
+}
+
+impl Action {
+    /// Bytes of content that it carries.
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Action::Send { content, .. } => content.len(),
+            Action::Revoke { .. } => 0,
+        }
+    }
 }
 
 /// What the connection is told.
@@ -59,12 +74,46 @@ pub struct Outcome {
     pub conn: ConnId,
     /// The conversation that the message went to.
     pub conversation: ConvKey,
+    /// What kind of one.
+    pub kind: ConvKind,
     /// Whose message it is.
     pub sender: UserId,
     /// The client's own id of the message.
     pub client_id: CompactString,
+    /// The peer or group, where a message was to be revoked.
+    pub revoked: Option<CompactString>,
     /// Bytes of content that the request carried, given back to admission.
     pub content_bytes: u32,
     /// The result.
     pub result: Result<Stored, Refusal>,
+}
+
+/// What the control plane asks of a group's home.
+#[derive(Clone, Debug)]
+pub enum GroupOperation {
+    /// Make it, with its owner and these members.
+    Create { owner: UserId, members: Vec<UserId>, join_policy: JoinPolicy, profile: String },
+    /// Read it.
+    Get,
+    /// Replace what is given.
+    Change { join_policy: Option<JoinPolicy>, profile: Option<String> },
+    /// Close it.
+    Dissolve { by: Option<UserId> },
+    /// Make these users members; who is one stays as he is.
+    Add { users: Vec<UserId>, by: Option<UserId> },
+    /// End a membership. The owner's cannot be ended.
+    Remove { user: UserId, by: Option<UserId> },
+    /// Replace what is given of a member. `role` [`MemberRole::Owner`] transfers the group.
+    ChangeMember {
+        /// Whose.
+        user: UserId,
+        /// Name in the group; empty: none any more.
+        alias: Option<String>,
+        /// What the member says of himself.
+        description: Option<String>,
+        /// What he may do.
+        role: Option<MemberRole>,
+    },
+    /// A page of the members, in order of their ids.
+    List { after: Option<UserId>, limit: u32 },
 }

@@ -6,7 +6,7 @@
 pub mod imboy;
 pub mod json;
 
-use crate::ids::Dialect;
+use crate::ids::{Dialect, GroupId};
 
 /// What the operator can set, for all dialects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -15,17 +15,44 @@ pub struct Settings {
     pub imboy: imboy::Settings,
 }
 
+/// What a delivered record is to a dialect: how it is acknowledged and how often it is repeated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// A message of a private conversation.
+    Private,
+    /// A message of a group.
+    Group,
+    /// Something that happened.
+    Event,
+}
+
+/// Where a record is, as far as its frame shows it.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// A conversation that is the receiver's own or has one peer.
+    User,
+    /// A group.
+    Group(&'a GroupId),
+}
+
 /// How the core delivers to a device of a dialect (protocols/README.md, *Delivery*).
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
-    /// Send times of a message after the first, in ms after it, ascending.
-    pub retry_ms: &'a [u64],
+    /// Send times of a record after the first, in ms after it, ascending; by [`Class`].
+    pub retry_ms: [&'a [u64]; 3],
     /// Pause between two messages pushed at connect, unless the first is acknowledged; 0: none.
     pub catch_up_gap_ms: u64,
     /// A user's other devices of this dialect get what the user sends.
     pub echo_to_own_devices: bool,
     /// A second connection of the same device replaces the first, which is closed with this code.
     pub replaced_close: Option<u16>,
+}
+
+impl<'a> Delivery<'a> {
+    /// The send times of a class.
+    pub fn retry_ms(&self, class: Class) -> &'a [u64] {
+        self.retry_ms[class as usize]
+    }
 }
 
 impl Settings {

@@ -20,6 +20,24 @@ pub enum Refusal {
     /// The sender is not a user any more.
     #[error("sender unknown")]
     SenderUnknown,
+    /// There is no such group, or not any more.
+    #[error("no such group")]
+    NoSuchGroup,
+    /// The user is not a member of the group.
+    #[error("not in the group")]
+    NotInGroup,
+    /// Who asks may not do that.
+    #[error("not permitted")]
+    NotPermitted,
+    /// There is no such message to revoke, or it is too late.
+    #[error("no such message, or too late to revoke it")]
+    NotRevocable,
+    /// There is a group with this id already.
+    #[error("the group exists")]
+    GroupExists,
+    /// One more would be over [`crate::limits::GROUP_MEMBERS_MAX`].
+    #[error("the group is full")]
+    GroupFull,
     /// Content over [`crate::limits::CONTENT_BYTES_MAX`].
     #[error("too large")]
     TooLarge,

@@ -16,9 +16,12 @@ use bytes::Bytes;
 use compact_str::CompactString;
 use std::ops::Range;
 
-use crate::command::{Command, Outcome};
-use crate::ids::{ConnId, ConvKey, Conversation, DedupKey, DeviceId, MessageId, ShardId, UserId};
-use crate::record::{Page, Record};
+use crate::command::{Command, GroupOperation, Outcome};
+use crate::error::Refusal;
+use crate::ids::{
+    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, ShardId, Slot, UserId,
+};
+use crate::record::{Kind, Page, Record};
 use crate::session::Hello;
 
 /// The time of a turn, read once by the driver.
@@ -159,10 +162,19 @@ pub enum CloseHow {
 pub enum Entry {
     /// One message: its record in `log`, its id in `ids`, and its recognition in `dedup`.
     Message { conversation: ConvKey, record: Box<MessageEntry> },
+    /// A record that is in the log already, without its content from now on.
+    Emptied { conversation: ConvKey, record: Box<MessageEntry> },
     /// A conversation's full name, with its first message.
     Conversation { key: ConvKey, conversation: Conversation },
     /// A user.
     User { user: UserId, row: UserRow },
+    /// A group.
+    Group { group: GroupId, row: Box<GroupRow> },
+    /// A line of a group's roster; `None`: not any more. Under the group's slot.
+    Member { group: GroupId, user: UserId, row: Option<Box<MemberRow>> },
+    /// What a user may see of a group; `None`: nothing is left to see. Under the user's slot,
+    /// written by the group's home.
+    Membership { user: UserId, conversation: ConvKey, row: Option<Box<MembershipRow>> },
     /// A device of a user.
     Device { user: UserId, device: DeviceId, row: DeviceRow },
     /// The device makes room for another.
@@ -182,6 +194,8 @@ pub enum Entry {
 pub struct MessageEntry {
     /// Position in the conversation, from 1.
     pub seq: u64,
+    /// What it is.
+    pub kind: Kind,
     /// The server's id.
     pub id: MessageId,
     /// Server time, ms since 1970.
@@ -190,13 +204,13 @@ pub struct MessageEntry {
     pub sender_ms: Option<i64>,
     /// Countable messages of the conversation up to this one.
     pub countable: u64,
-    /// Who sent it.
-    pub sender: UserId,
+    /// User id of who sent or caused it; empty: nobody did.
+    pub sender: CompactString,
     /// From which device.
     pub device: DeviceId,
     /// The sender's own id of it; may be empty.
     pub client_id: CompactString,
-    /// What was sent, as the sender's dialect had it.
+    /// What was sent, as the sender's dialect had it, or what happened.
     pub content: Range<u32>,
     /// Where a resend finds it; `None` without a client id.
     pub dedup: Option<DedupKey>,
@@ -207,6 +221,7 @@ impl MessageEntry {
     pub fn record<'a>(&'a self, entry_bytes: &'a [u8]) -> Record<'a> {
         Record {
             seq: self.seq,
+            kind: self.kind,
             id: self.id,
             time_ms: self.time_ms,
             sender_ms: self.sender_ms,
@@ -228,6 +243,76 @@ pub struct UserRow {
     /// Profile fields as the HTTP API has them: name, avatar, … A JSON object, opaque to the core.
     pub profile: String,
 }
+
+/// What is stored of a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupRow {
+    /// When it was created, ms since 1970.
+    pub created_ms: u64,
+    /// Who may everything. Always a member while the group is open.
+    pub owner: UserId,
+    /// How others come in.
+    pub join_policy: JoinPolicy,
+    /// How many members it has, at most [`crate::limits::GROUP_MEMBERS_MAX`].
+    pub members: u32,
+    /// The seq of its last record once it is dissolved; 0 before.
+    pub closed_seq: u64,
+    /// Name, avatar, … as the HTTP API has them. A JSON object, opaque to the core.
+    pub profile: String,
+}
+
+/// How somebody becomes a member (protocols/README.md, *Who may do what*).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum JoinPolicy {
+    /// Members invite whom they like.
+    Open = 1,
+    /// A member's invitation is a request that an admin answers.
+    #[default]
+    Approve = 2,
+    /// Admins alone invite.
+    Invite = 3,
+}
+
+/// What a group's roster says of a member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberRow {
+    /// What the member may do.
+    pub role: MemberRole,
+    /// The record that made it a member.
+    pub joined_seq: u64,
+    /// Its name in the group; empty: none.
+    pub alias: String,
+    /// What it says of itself in the group.
+    pub description: String,
+    /// When alias or description were last set, ms since 1970; 0: never.
+    pub updated_ms: u64,
+}
+
+/// What a member may do (protocols/README.md, *Who may do what*).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum MemberRole {
+    /// Write, leave, and what the join policy allows.
+    Member = 1,
+    /// Also invite, accept, remove and mute members, rename, revoke.
+    Admin = 2,
+    /// Everything.
+    Owner = 3,
+}
+
+/// What a user may see of a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MembershipRow {
+    /// Which group.
+    pub group: GroupId,
+    /// The visible ranges `joined..=left`, ascending; [`OPEN`] as the last one's end: still a
+    /// member. At most [`crate::limits::MEMBERSHIP_RANGES_MAX`].
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// The end of a membership that has not ended.
+pub const OPEN: u64 = u64::MAX;
 
 /// What is stored of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -260,10 +345,19 @@ pub enum Load {
     Conversation { key: ConvKey, expected: Option<Conversation> },
     /// Is this a resend?
     Dedup { key: DedupKey },
+    /// The record that its author knows under `dedup`, else the one with the server's `id`, if it is
+    /// in this conversation.
+    Message { conversation: ConvKey, dedup: DedupKey, id: Option<MessageId> },
     /// A user's row and devices.
     User { user: UserId },
     /// A page of the user's inbox marks, in key order, behind `after`.
     Inbox { user: UserId, after: Option<ConvKey>, limit: u32 },
+    /// What is known of these users in a group, in this order.
+    Members { group: GroupId, conversation: ConvKey, users: Vec<UserId> },
+    /// A page of a group's roster, in order of user ids, behind `after`.
+    Roster { group: GroupId, after: Option<UserId>, limit: u32 },
+    /// A page of the groups that the user may see something of, in key order, behind `after`.
+    Memberships { user: UserId, after: Option<ConvKey>, limit: u32 },
     /// The cursors of all devices of a user in one conversation.
     Cursors { user: UserId, conversation: ConvKey },
     /// Records `from..=to`, as many as fit into `bytes`, at least one if there is one.
@@ -277,10 +371,18 @@ pub enum Loaded {
     Conversation(Box<ConversationLoaded>),
     /// The first result under this key, if there is one.
     Dedup(Option<Stored>),
+    /// See [`Load::Message`]: that record, or none.
+    Message(Page),
     /// See [`Load::User`].
     User(Box<UserLoaded>),
     /// See [`Load::Inbox`]; fewer than asked for means that there are no more.
     Inbox(Vec<InboxMark>),
+    /// See [`Load::Members`].
+    Members(Vec<MemberLoaded>),
+    /// See [`Load::Roster`]; fewer than asked for means that there are no more.
+    Roster(Vec<(UserId, MemberRow)>),
+    /// See [`Load::Memberships`]; fewer than asked for means that there are no more.
+    Memberships(Vec<MembershipLoaded>),
     /// See [`Load::Cursors`].
     Cursors(Vec<(DeviceId, Position)>),
     /// See [`Load::Page`].
@@ -298,10 +400,34 @@ pub struct ConversationLoaded {
     pub time_ms: u64,
     /// The last record's count of countable messages.
     pub countable: u64,
-    /// The members' inbox marks (seq), the smaller member's first.
+    /// The inbox marks (seq) of [`Conversation::marked`], in that order.
     pub marks: [Option<u64>; 2],
-    /// Whether the members are users at all, the smaller one first.
+    /// Whether these are users at all.
     pub exists: [bool; 2],
+    /// The group's row, where it is one.
+    pub group: Option<Box<GroupRow>>,
+}
+
+/// What is known of a user in a group.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemberLoaded {
+    /// Whether it is a user at all.
+    pub exists: bool,
+    /// Its line in the roster.
+    pub member: Option<MemberRow>,
+    /// See [`MembershipRow::ranges`]; empty: it never was a member, or saw everything.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// A group that a user may see something of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MembershipLoaded {
+    /// Which conversation.
+    pub conversation: ConvKey,
+    /// Which group, and which part of it. The end of a dissolved group is applied.
+    pub row: MembershipRow,
+    /// The cursors of all the user's devices there.
+    pub cursors: Vec<(DeviceId, Position)>,
 }
 
 /// What is known of a user.
@@ -345,31 +471,45 @@ pub enum Routed {
     /// Back to the connection's shard: the command's outcome. Bounded by its command.
     Outcome(Box<Outcome>),
     /// To a member's home: a durable message. Bounded by the link; beyond it becomes a head.
-    Deliver(Box<Deliver>),
-    /// To a member's home: records `from..=head` are in the log. One per conversation and link.
-    Head { user: UserId, conversation: ConvKey, from: u64, head: u64 },
+    Deliver { user: UserId, deliver: Box<Deliver> },
+    /// To a member's home, or (without a user) a group's subscriber: records `from..=head` are in
+    /// the log. One per member, conversation and link.
+    Head { user: Option<UserId>, conversation: ConvKey, from: u64, head: u64 },
     /// To the conversation's home: this user's connected devices have stood at `seq` for
     /// [`crate::limits::SETTLE_MS`]; `all`: so have the others. One per conversation at a time.
     Settled { user: UserId, conversation: ConvKey, seq: u64, all: bool },
     /// Back to the user's home: every delivery up to `seq` has been sent before this.
     Noted { user: UserId, conversation: ConvKey, seq: u64 },
+    /// To a group's home: from now on, its records are wanted here. One per group and shard.
+    Subscribe { from: ShardId, group: GroupId },
+    /// To a group's home: nobody is left here who wants them. One per `Subscribe`.
+    Unsubscribe { from: ShardId, conversation: ConvKey },
+    /// The answer to `Subscribe`, one each: records up to `head` are in the log, and all behind them
+    /// will come.
+    Subscribed { conversation: ConvKey, head: u64 },
+    /// From a group's home to a subscriber: a durable record. Bounded by the link; beyond it becomes
+    /// a head.
+    GroupDeliver(Box<Deliver>),
+    /// From a group's home to the homes of users whose membership has changed with the durable record
+    /// `seq`, in front of that record. Bounded by the operations under way.
+    Membership { group: GroupId, seq: u64, joined: bool, users: Vec<UserId> },
 }
 
-/// A durable message on its way to a member's home.
+/// A durable record on its way to the shards that deliver it.
 #[derive(Clone, Debug)]
 pub struct Deliver {
-    /// The member whose home it goes to.
-    pub user: UserId,
     /// Where it stands.
     pub conversation: ConvKey,
     /// Receipt data.
     pub stored: Stored,
+    /// What it is.
+    pub kind: Kind,
     /// Sender's time, if it gave one.
     pub sender_ms: Option<i64>,
     /// Countable messages up to this one.
     pub countable: u64,
-    /// Who sent it.
-    pub sender: UserId,
+    /// User id of who sent or caused it; empty: nobody did.
+    pub sender: CompactString,
     /// From which device.
     pub device: DeviceId,
     /// The sender's own id of it.
@@ -383,6 +523,7 @@ impl Deliver {
     pub fn record(&self) -> Record<'_> {
         Record {
             seq: self.stored.seq,
+            kind: self.kind,
             id: self.stored.id,
             time_ms: self.stored.time_ms,
             sender_ms: self.sender_ms,
@@ -397,16 +538,28 @@ impl Deliver {
 }
 
 /// Names a question of the control plane until its answer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ControlId(pub u64);
 
-/// What the control plane asks of a user's home.
+/// What the control plane asks of a user's or a group's home.
 #[derive(Clone, Debug)]
 pub enum Operation {
     /// Create a user, or replace its profile (a JSON object, checked by the asker).
     PutUser { user: UserId, profile: String },
     /// Read a user.
     GetUser { user: UserId },
+    /// Something about a group.
+    Group { group: GroupId, operation: GroupOperation },
+}
+
+impl Operation {
+    /// The slot whose home executes it.
+    pub fn slot(&self) -> Slot {
+        match self {
+            Operation::PutUser { user, .. } | Operation::GetUser { user } => user.slot(),
+            Operation::Group { group, .. } => group.slot(),
+        }
+    }
 }
 
 /// What the control plane is told.
@@ -414,6 +567,14 @@ pub enum Operation {
 pub enum Answer {
     /// The user, durable; `created` by this operation.
     User { row: UserRow, created: bool },
+    /// The group, durable; `created` by this operation.
+    Group { row: Box<GroupRow>, created: bool },
+    /// The members after a change of them, or what there is of a page.
+    Members(Vec<(UserId, MemberRow)>),
+    /// Done, and durable.
+    Done,
+    /// The rules refuse it. Nothing was changed.
+    Refused(Refusal),
     /// There is no such user.
     NoSuchUser,
 }

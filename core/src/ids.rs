@@ -48,18 +48,24 @@ pub struct ConnId {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct UserId(CompactString);
 
+/// Whether `text` may name a user or a group: 1 to 64 bytes of `[A-Za-z0-9_.@:-]`, and none of the
+/// reserved words (protocols/README.md, *Identities on the wire*).
+fn is_name(text: &str) -> bool {
+    let reserved = matches!(text, "all" | "service" | "direct" | "0")
+        || ["single:", "group:", "notice:", "channel:"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix));
+    let fits = !text.is_empty() && text.len() <= limits::USER_ID_BYTES_MAX;
+    let clean = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'@' | b':' | b'-'));
+    fits && clean && !reserved
+}
+
 impl UserId {
     /// `None` when `text` is not a user id.
     pub fn parse(text: &str) -> Option<UserId> {
-        let reserved = matches!(text, "all" | "service" | "direct" | "0")
-            || ["single:", "group:", "notice:", "channel:"]
-                .iter()
-                .any(|prefix| text.starts_with(prefix));
-        let fits = !text.is_empty() && text.len() <= limits::USER_ID_BYTES_MAX;
-        let clean = text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'@' | b':' | b'-'));
-        (fits && clean && !reserved).then(|| UserId(CompactString::new(text)))
+        is_name(text).then(|| UserId(CompactString::new(text)))
     }
 
     /// The id as it stands on the wire.
@@ -85,6 +91,33 @@ impl std::borrow::Borrow<str> for UserId {
     }
 }
 
+/// A group: the same alphabet as a user's id, another name space.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct GroupId(CompactString);
+
+impl GroupId {
+    /// `None` when `text` is not a group id.
+    pub fn parse(text: &str) -> Option<GroupId> {
+        is_name(text).then(|| GroupId(CompactString::new(text)))
+    }
+
+    /// The id as it stands on the wire.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The slot that is this group's home.
+    pub fn slot(&self) -> Slot {
+        Slot::of(&self.0)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The protocols that clients speak (protocols/README.md).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -94,6 +127,16 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// How many there are.
+    pub const COUNT: usize = 1;
+
+    /// Its place among them, below [`Dialect::COUNT`].
+    pub fn index(self) -> usize {
+        match self {
+            Dialect::Imboy => 0,
+        }
+    }
+
     /// The number it has in the store.
     pub fn number(self) -> u8 {
         self as u8
@@ -134,6 +177,22 @@ pub enum Conversation {
         /// The larger id.
         high: UserId,
     },
+    /// A group: its roster's members.
+    Group(GroupId),
+    /// What happened to one user: requests, confirmations, business notices.
+    Notice(UserId),
+}
+
+/// What kind a conversation is; the number is the first byte under its key's hash.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum ConvKind {
+    /// See [`Conversation::Private`].
+    Private = 1,
+    /// See [`Conversation::Group`].
+    Group = 2,
+    /// See [`Conversation::Notice`].
+    Notice = 3,
 }
 
 impl Conversation {
@@ -143,31 +202,51 @@ impl Conversation {
         Conversation::Private { low: low.clone(), high: high.clone() }
     }
 
+    /// What kind it is.
+    pub fn kind(&self) -> ConvKind {
+        match self {
+            Conversation::Private { .. } => ConvKind::Private,
+            Conversation::Group(_) => ConvKind::Group,
+            Conversation::Notice(_) => ConvKind::Notice,
+        }
+    }
+
     /// Its key in this store: the home's slot and 128 bits over kind and ids, each id ended by a
     /// zero byte, seeded with the store's secret.
     pub fn key(&self, secret: u64) -> ConvKey {
-        let Conversation::Private { low, high } = self;
+        let (slot, ids) = match self {
+            Conversation::Private { low, high } => {
+                (low.slot(), [Some(low.as_str()), Some(high.as_str())])
+            }
+            Conversation::Group(group) => (group.slot(), [Some(group.as_str()), None]),
+            Conversation::Notice(user) => (user.slot(), [Some(user.as_str()), None]),
+        };
         let mut text = [0u8; 1 + 2 * (limits::USER_ID_BYTES_MAX + 1)];
-        text[0] = 1;
+        text[0] = self.kind() as u8;
         let mut len = 1;
-        for id in [low.as_str(), high.as_str()] {
+        for id in ids.into_iter().flatten() {
             text[len..len + id.len()].copy_from_slice(id.as_bytes());
             len += id.len() + 1;
         }
         let hash = xxh3_128_with_seed(&text[..len], secret).to_be_bytes();
-        ConvKey { slot: low.slot(), hash }
+        ConvKey { slot, hash }
     }
 
-    /// The members, the smaller first; one for notes to oneself.
-    pub fn members(&self) -> impl Iterator<Item = &UserId> {
-        let Conversation::Private { low, high } = self;
-        std::iter::once(low).chain((low != high).then_some(high))
+    /// The users whose devices have marks in it, in order: both of a private conversation, the
+    /// smaller first (one for notes to oneself), and the owner of notices. A group's members are
+    /// in its roster, and have none.
+    pub fn marked(&self) -> impl Iterator<Item = &UserId> {
+        let (first, second) = match self {
+            Conversation::Private { low, high } => (Some(low), (low != high).then_some(high)),
+            Conversation::Group(_) => (None, None),
+            Conversation::Notice(user) => (Some(user), None),
+        };
+        first.into_iter().chain(second)
     }
 
-    /// Which of the two members `user` is: 0 for the smaller, 1 for the larger.
+    /// Where `user` stands in [`Conversation::marked`].
     pub fn side(&self, user: &str) -> Option<usize> {
-        let Conversation::Private { low, high } = self;
-        if low.as_str() == user { Some(0) } else { (high.as_str() == user).then_some(1) }
+        self.marked().position(|marked| marked.as_str() == user)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod command;
 pub mod dialect;
 pub mod error;
 pub mod event;
+pub mod happened;
 pub mod hash;
 pub mod ids;
 pub mod limits;

@@ -26,6 +26,28 @@ pub const USER_DEVICES_MAX: usize = 32;
 pub const DEVICE_FORGOTTEN_MS: u64 = 90 * 24 * 3_600_000;
 /// A device's row is written at a connect only when its last-seen time is older than this.
 pub const DEVICE_SEEN_MS: u64 = 3_600_000;
+/// Members of one group (protocols/README.md, *Conversations*).
+pub const GROUP_MEMBERS_MAX: u32 = 100_000;
+/// Users that one operation adds to a group: two rows each, within the 1,024 of one command.
+pub const MEMBERS_CHANGED_MAX: usize = 500;
+/// A member's name, and what he says of himself, in a group.
+pub const ALIAS_BYTES_MAX: usize = 1 << 10;
+/// Visible ranges of one membership: who leaves and comes back more often sees nothing of the
+/// oldest ones any more.
+pub const MEMBERSHIP_RANGES_MAX: usize = 64;
+/// What a home knows of members of one group, of those who wrote or changed lately; beyond, those
+/// at rest are forgotten.
+pub const MEMBERS_KNOWN: usize = 4_096;
+/// Groups read at a time while a user connects.
+pub const MEMBERSHIPS_PAGE: u32 = 256;
+/// Members that one visit of a group's news serves before others have their turn.
+pub const FANOUT_BUDGET: usize = 256;
+/// Members that one turn serves, of all groups together.
+pub const FANOUT_TURN_BUDGET: usize = 1_024;
+/// Records of one group that are kept for members who have not been visited yet.
+pub const FANOUT_RECORDS_MAX: usize = 256;
+/// The same, in bytes of content.
+pub const FANOUT_BYTES_MAX: usize = 64 << 10;
 /// Requests of one connection that are not answered yet; then its data frames wait.
 pub const CONNECTION_REQUESTS_MAX: u32 = 64;
 /// Undecodable frames in a row before the connection is closed with 1008.
@@ -77,6 +99,10 @@ pub const DEDUP_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 const _: () = {
     // The largest content fits into a message with a kilobyte for the names around it, twice.
     assert!(CONTENT_BYTES_MAX * 2 + 2048 <= MESSAGE_BYTES_MAX);
+    // An event that names as many users as one operation may change is not too large.
+    assert!(MEMBERS_CHANGED_MAX * (USER_ID_BYTES_MAX + 2) + 64 <= CONTENT_BYTES_MAX);
+    // Roster and membership of each, the group's row, the record and its index.
+    assert!(2 * MEMBERS_CHANGED_MAX + 8 <= 1024);
     // One record of the largest content is more than a page: pages hold at least one record.
     assert!(PAGE_BYTES as usize >= CONTENT_BYTES_MAX);
     // A page never holds more than the window, so that pull mode reads what it may send.

@@ -6,11 +6,42 @@ use std::ops::Range;
 
 use crate::ids::{Dialect, MessageId};
 
+/// What a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// What a user sent; `content` is in the words of `dialect`.
+    Message = 0,
+    /// Something that happened; `content` is a [`crate::happened::Happened`].
+    Event = 1,
+    /// A message that was revoked; it has no content any more.
+    Revoked = 2,
+}
+
+impl Kind {
+    /// The number it has in the store.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The inverse of [`Kind::number`].
+    pub fn from_number(number: u8) -> Option<Kind> {
+        match number {
+            0 => Some(Kind::Message),
+            1 => Some(Kind::Event),
+            2 => Some(Kind::Revoked),
+            _ => None,
+        }
+    }
+}
+
 /// One message of a conversation's log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
     /// Position in the conversation, from 1, gapless.
     pub seq: u64,
+    /// What it is.
+    pub kind: Kind,
     /// The server's id.
     pub id: MessageId,
     /// Server time, ms since 1970; never before the previous record's.
@@ -19,9 +50,9 @@ pub struct Record<'a> {
     pub sender_ms: Option<i64>,
     /// Countable messages of the conversation up to this one.
     pub countable: u64,
-    /// User id of who sent it.
+    /// User id of who sent or caused it; empty: nobody did.
     pub sender: &'a str,
-    /// The dialect that `content` is written in.
+    /// The sending device's dialect, in which a message's `content` is written.
     pub dialect: Dialect,
     /// The sending device, in that dialect.
     pub device: &'a str,
@@ -42,6 +73,7 @@ pub struct Page {
 #[derive(Clone, Debug)]
 struct Head {
     seq: u64,
+    kind: Kind,
     id: MessageId,
     time_ms: u64,
     sender_ms: Option<i64>,
@@ -68,8 +100,18 @@ impl Page {
             self.bytes.extend_from_slice(part);
             *end = self.bytes.len() as u32;
         }
-        let Record { seq, id, time_ms, sender_ms, countable, dialect, .. } = *record;
-        self.heads.push(Head { seq, id, time_ms, sender_ms, countable, dialect, start, ends });
+        let Record { seq, kind, id, time_ms, sender_ms, countable, dialect, .. } = *record;
+        self.heads.push(Head {
+            seq,
+            kind,
+            id,
+            time_ms,
+            sender_ms,
+            countable,
+            dialect,
+            start,
+            ends,
+        });
     }
 
     /// How many records.
@@ -96,6 +138,7 @@ impl Page {
         let [sender, device, client_id, content] = head.ends;
         Some(Record {
             seq: head.seq,
+            kind: head.kind,
             id: head.id,
             time_ms: head.time_ms,
             sender_ms: head.sender_ms,

@@ -10,6 +10,8 @@
 mod connect;
 mod conversations;
 mod delivery;
+mod fanout;
+mod groups;
 pub mod links;
 mod positions;
 mod reading;
@@ -25,10 +27,13 @@ use slab::Slab;
 
 use crate::dialect::Settings;
 use crate::dialect::json::Scratch;
-use crate::event::{Effects, Entry, Input, Load, LoadId, Loaded, Now, Outputs, Routed, Write};
-use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId};
+use crate::event::{
+    Answer, ControlId, Effects, Entry, Input, Load, LoadId, Loaded, Now, Outputs, Routed, Write,
+};
+use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId, UserId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
 use crate::shard::conversations::Conversations;
+use crate::shard::fanout::LocalGroups;
 use crate::shard::links::Links;
 use crate::shard::sessions::Sessions;
 use crate::shard::timers::{Timer, Timers};
@@ -53,6 +58,8 @@ pub struct ShardConfig {
     pub id_leased: u32,
     /// Create unknown users when they connect.
     pub auto_create_users: bool,
+    /// How long an author may take a message back, ms; 0: always.
+    pub revoke_within_ms: u64,
     /// Settings of the dialects.
     pub dialects: Settings,
 }
@@ -62,6 +69,10 @@ pub struct ShardConfig {
 enum Waiting {
     Conversation { key: ConvKey },
     Dedup { key: ConvKey, ticket: u64 },
+    Message { key: ConvKey },
+    Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
+    Roster { id: ControlId },
+    Memberships { user: UserRef, device: u32, epoch: u32 },
     User { user: UserRef },
     Inbox { user: UserRef, device: u32, epoch: u32 },
     Settle { user: UserRef, key: ConvKey, seq: u64 },
@@ -85,6 +96,12 @@ pub struct Shard {
     sessions: Sessions,
     users: Users,
     conversations: Conversations,
+    /// The groups that connected users of this shard are in.
+    groups: LocalGroups,
+    /// What this shard routes to itself once its turn is durable.
+    later: VecDeque<(u64, Routed)>,
+    /// Conversations whose next request waits for a turn to be durable.
+    runs_after: VecDeque<(u64, ConvKey)>,
     /// Loads without an answer yet, by load id.
     loads: Slab<Waiting>,
     timers: Timers,
@@ -143,6 +160,9 @@ impl Shard {
             sessions: Sessions::default(),
             users: Users::default(),
             conversations: Conversations::default(),
+            groups: LocalGroups::default(),
+            later: VecDeque::new(),
+            runs_after: VecDeque::new(),
             loads: Slab::new(),
             timers: Timers::new(),
             due: Vec::new(),
@@ -191,6 +211,11 @@ impl Shard {
         }
     }
 
+    /// Whether a tick is due at once: there are members who have not got a group's news.
+    pub fn has_work(&self) -> bool {
+        self.groups.is_busy()
+    }
+
     /// When [`Input::Tick`] is due next, in [`Now::mono_us`]; `None`: no timer runs.
     pub fn next_timer_us(&self) -> Option<u64> {
         self.timers.next_ms().map(|ms| ms * 1000)
@@ -226,17 +251,29 @@ impl Shard {
         match routed {
             Routed::Command(command) => self.command(*command, effects),
             Routed::Outcome(outcome) => self.outcome(*outcome, turn, effects),
-            Routed::Deliver(deliver) => {
-                let (user, key) = (&deliver.user, deliver.conversation);
-                self.deliver(user, key, &deliver.record(), turn, effects);
+            Routed::Deliver { user, deliver } => {
+                let key = deliver.conversation;
+                self.deliver(&user, key, &deliver.record(), turn, effects);
             }
-            Routed::Head { user, conversation, from, head } => {
+            Routed::Head { user: Some(user), conversation, from, head } => {
                 self.head(&user, conversation, from, head, effects);
+            }
+            Routed::Head { user: None, conversation, head, .. } => {
+                self.group_head(conversation, head);
             }
             Routed::Settled { user, conversation, seq, all } => {
                 self.settled(user, conversation, seq, all, effects);
             }
             Routed::Noted { user, conversation, seq } => self.noted(&user, conversation, seq),
+            Routed::Subscribe { from, group } => self.subscribe(from, group, effects),
+            Routed::Unsubscribe { from, conversation } => self.unsubscribe(from, conversation),
+            Routed::Subscribed { conversation, head } => {
+                self.subscribed(conversation, head, effects);
+            }
+            Routed::GroupDeliver(deliver) => self.group_deliver(deliver),
+            Routed::Membership { group, seq, joined, users } => {
+                self.membership_changed(&group, seq, joined, &users, effects);
+            }
         }
     }
 
@@ -246,6 +283,15 @@ impl Shard {
             self.routed(routed, turn, effects);
         } else {
             self.out(effects, turn).routes.push((to, routed));
+        }
+    }
+
+    /// The same, but not to this shard either before `turn` is durable.
+    fn route_later(&mut self, to: ShardId, routed: Routed, turn: u64, effects: &mut Effects) {
+        if to == self.config.shard && turn > self.durable {
+            self.later.push_back((turn, routed));
+        } else {
+            self.route(to, routed, turn, effects);
         }
     }
 
@@ -260,6 +306,10 @@ impl Shard {
         }
         self.read_marks_of_durable(effects);
         self.read_durable(effects);
+        while let Some((_, routed)) = self.later.pop_front_if(|(waits, _)| *waits <= turn) {
+            self.routed(routed, 0, effects);
+        }
+        self.run_durable(effects);
         self.forget_idle_users();
         for shard in 0..self.config.shards {
             self.send_heads(ShardId(shard), effects);
@@ -280,6 +330,18 @@ impl Shard {
             }
             (Waiting::Dedup { key, ticket }, Loaded::Dedup(found)) => {
                 self.dedup_loaded(key, ticket, found, effects);
+            }
+            (Waiting::Message { key }, Loaded::Message(found)) => {
+                self.message_loaded(key, found, effects);
+            }
+            (Waiting::Members { key, ticket, users }, Loaded::Members(loaded)) => {
+                self.members_loaded(key, ticket, users, loaded, effects);
+            }
+            (Waiting::Roster { id }, Loaded::Roster(members)) => {
+                effects.now.answers.push((id, Answer::Members(members)));
+            }
+            (Waiting::Memberships { user, device, epoch }, Loaded::Memberships(memberships)) => {
+                self.memberships_loaded(user, device, epoch, memberships, effects);
             }
             (Waiting::User { user }, Loaded::User(loaded)) => {
                 self.user_loaded(user, *loaded, effects);
@@ -328,6 +390,7 @@ impl Shard {
             }
         }
         self.due = due;
+        self.fan_out(effects);
     }
 
     fn renew_lease(&mut self, effects: &mut Effects) {

@@ -4,12 +4,14 @@
 //! `encode.txt`: what is told behind `=`, the frame behind `>`.
 //! `GOLDEN_UPDATE=1` writes the results into the files; read the difference before you commit it.
 
+use ringpost_core::dialect::Place;
 use ringpost_core::dialect::imboy::{self, Frame};
 use ringpost_core::dialect::json::Scratch;
 use ringpost_core::error::Refusal;
-use ringpost_core::ids::{Dialect, MessageId};
+use ringpost_core::happened::Happened;
+use ringpost_core::ids::{Dialect, GroupId, MessageId};
 use ringpost_core::limits::CONTENT_BYTES_MAX;
-use ringpost_core::record::Record;
+use ringpost_core::record::{Kind, Record};
 use ringpost_core::session::LoginFault;
 
 /// Runs every input of a golden file (lines behind `mark`) and compares the line that follows it.
@@ -38,9 +40,10 @@ fn frames_from_clients() {
     check("decode.txt", "< ", "= ", |frame| {
         let mut scratch = Scratch::default();
         match imboy::decode(frame.as_bytes(), &mut scratch) {
-            Ok(Frame::Send { id, to, sender_ms, payload }) => {
+            Ok(Frame::Send { group, id, to, sender_ms, payload }) => {
                 let payload = &frame[payload];
-                format!("send id={id:?} to={to:?} sender_ms={sender_ms:?} payload={payload}")
+                let kind = if group { "group" } else { "send" };
+                format!("{kind} id={id:?} to={to:?} sender_ms={sender_ms:?} payload={payload}")
             }
             Ok(other) => format!("{other:?}"),
             Err(undecodable) => format!("{undecodable:?}"),
@@ -52,6 +55,7 @@ fn frames_from_clients() {
 fn frames_to_clients() {
     let record = |client_id: &'static str, sender_ms| Record {
         seq: 7,
+        kind: Kind::Message,
         id: MessageId::parse_xid(b"9m4e2mr0ui3e8a215n4g").expect("an xid"),
         time_ms: 1_700_000_000_123,
         sender_ms,
@@ -62,18 +66,54 @@ fn frames_to_clients() {
         client_id,
         content: br#"{"msg_type":"text","text":"h\u00e9 \"you\""}"#,
     };
+    let event = |happened: &Happened, out: &mut Vec<u8>| {
+        let mut content = Vec::new();
+        happened.encode(&mut content);
+        let record = Record { kind: Kind::Event, content: &content, ..record("", None) };
+        let team = GroupId::parse("team").expect("valid");
+        imboy::write_event(happened, &record, Place::Group(&team), "bob", out);
+    };
     let now_ms = 1_700_000_000_456;
     check("encode.txt", "= ", "> ", |what| {
         let mut out = Vec::new();
         match what {
             "message, client id is an xid" => {
                 let record = record("cgv1u0k8dbuq4gd5jj80", Some(1_699_999_999_000));
-                imboy::write_message(&record, "bob", &mut out);
+                imboy::write_message(&record, "C2C", "bob", &mut out);
             }
             "message, client id is not an xid, no created_at" => {
-                imboy::write_message(&record("m-1", None), "bob", &mut out);
+                imboy::write_message(&record("m-1", None), "C2C", "bob", &mut out);
             }
-            "receipt" => imboy::write_server_ack("m\"1", 1_700_000_000_123, &mut out),
+            "message of a group" => {
+                imboy::write_message(&record("m-1", None), "C2G", "team", &mut out);
+            }
+            "revoked message" => {
+                let record = Record { kind: Kind::Revoked, content: b"", ..record("m-1", None) };
+                imboy::write_message(&record, "C2C", "bob", &mut out);
+            }
+            "event: members joined" => {
+                let users = vec!["carol".to_owned(), "dave".to_owned()];
+                event(&Happened::MembersJoined { users }, &mut out);
+            }
+            "event: member left" => {
+                event(&Happened::MembersLeft { users: vec!["carol".to_owned()] }, &mut out);
+            }
+            "event: group dissolved" => event(&Happened::Dissolved, &mut out),
+            "event: alias" => {
+                let user = "alice".to_owned();
+                let (alias, description) = ("A \"l\"".to_owned(), "here".to_owned());
+                event(&Happened::AliasChanged { user, alias, description }, &mut out);
+            }
+            "event: revoked in a group" => {
+                event(&Happened::Revoked { seq: 3, wire: record("", None).id }, &mut out);
+            }
+            "answer to a revoke" => {
+                imboy::write_revoke_ack(true, "m1", "alice", "team", 1_700_000_000_123, &mut out);
+            }
+            "receipt" => imboy::write_server_ack(false, "m\"1", 1_700_000_000_123, &mut out),
+            "receipt of a group" => {
+                imboy::write_server_ack(true, "m1", 1_700_000_000_123, &mut out)
+            }
             "malformed, without id" => {
                 let refusal = Refusal::Malformed("not a JSON object");
                 imboy::write_refusal(refusal, None, now_ms, &mut out);

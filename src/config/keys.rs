@@ -143,6 +143,17 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "revoke_within_s",
+        default: Some("120"),
+        about: "Seconds in which an author may take a message back; 0: always. A group's owner and \
+                admins may at any time.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 10 * 365 * 86_400,
+            set: |config, seconds| config.revoke_within_s = seconds,
+        },
+    },
+    Key {
         name: "metrics.public",
         default: Some("false"),
         about: "Answer /metrics without an API key.",

@@ -66,6 +66,16 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// 403: the rules do not allow it, whoever asks.
+    pub fn not_permitted(message: &'static str) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, "not_permitted", message)
+    }
+
+    /// 409: it does not go together with what is there.
+    pub fn conflict(message: &'static str) -> ApiError {
+        ApiError::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
     /// 405; the HTTP stack adds `Allow`.
     pub fn method_not_allowed() -> ApiError {
         let message = "this path does not know this method";

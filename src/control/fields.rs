@@ -99,6 +99,60 @@ impl Fields {
         }
     }
 
+    /// A user id; null and absent are `None`.
+    pub fn optional_user(&mut self, name: &'static str) -> Result<Option<UserId>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(id)) => user_id(name, &id).map(Some),
+            Some(_) => Err(ApiError::invalid(name, USER_ID)),
+        }
+    }
+
+    /// A list of at most `count_max` different user ids; null and absent are `None`.
+    pub fn users(
+        &mut self,
+        name: &'static str,
+        count_max: usize,
+    ) -> Result<Option<Vec<UserId>>, ApiError> {
+        let list = match self.take(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Array(list)) if list.len() <= count_max => list,
+            Some(_) => {
+                let message = format!("must be a list of at most {count_max} user ids");
+                return Err(ApiError::invalid(name, message));
+            }
+        };
+        let mut users = Vec::with_capacity(list.len());
+        for id in &list {
+            users.push(user_id(name, id.as_str().unwrap_or_default())?);
+        }
+        users.sort_unstable();
+        users.dedup();
+        Ok(Some(users))
+    }
+
+    /// A text of `bytes_max` bytes at most; null is an empty one, absent is `None`.
+    pub fn text_or_null(
+        &mut self,
+        name: &'static str,
+        bytes_max: usize,
+    ) -> Result<Option<String>, ApiError> {
+        if self.0.get(name) == Some(&Value::Null) {
+            self.take(name);
+            return Ok(Some(String::new()));
+        }
+        self.text(name, bytes_max)
+    }
+
+    /// True or false; null and absent are `None`.
+    pub fn flag(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(_) => Err(ApiError::invalid(name, "must be true or false")),
+        }
+    }
+
     /// Every field has been asked for: the first one that is left is unknown.
     pub fn end(self) -> Result<(), ApiError> {
         match self.0.into_iter().next() {

@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 
 use ringpost_core::event::UserRow;
-use ringpost_core::ids::ShardId;
+use ringpost_core::ids::{ShardId, UserId};
 use serde_json::{Value, json};
 
 use super::*;
@@ -98,6 +98,7 @@ fn honest(inbox: &Inbox) -> Vec<&'static str> {
                 let created = users.insert(user, row.clone()).is_none();
                 Answer::User { row, created }
             }
+            Operation::Group { .. } => panic!("the tests here ask about users only"),
         };
         // Whoever asked may have given up.
         let _gone = answer.send(answered);

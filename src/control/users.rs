@@ -112,10 +112,11 @@ pub async fn put(
     let user = path_user(id)?;
     let patch = Patch::read(fields)?;
     // Held until the write is answered: a read of another request sees all of it, or nothing.
-    let _alone = shared.lock(&user).lock().await;
-    let mut profile = match shared.ask(&user, Operation::GetUser { user: user.clone() }).await? {
+    let _alone = shared.lock(user.slot()).lock().await;
+    let mut profile = match shared.ask(Operation::GetUser { user: user.clone() }).await? {
         Answer::User { row, .. } => stored_profile(&row)?,
         Answer::NoSuchUser => Map::new(),
+        _ => return Err(other_answer()),
     };
     patch.apply(&mut profile);
     let profile = Value::Object(profile).to_string();
@@ -123,12 +124,12 @@ pub async fn put(
         let message = format!("a profile may have {PROFILE_BYTES_MAX} bytes as JSON");
         return Err(ApiError::too_large(message));
     }
-    match shared.ask(&user, Operation::PutUser { user: user.clone(), profile }).await? {
+    match shared.ask(Operation::PutUser { user: user.clone(), profile }).await? {
         Answer::User { row, created } => {
             let status = if created { StatusCode::CREATED } else { StatusCode::OK };
             Ok((status, Json(shown(&user, &row)?)))
         }
-        Answer::NoSuchUser => Err(ApiError::internal("a user that was put is not there")),
+        _ => Err(other_answer()),
     }
 }
 
@@ -139,10 +140,15 @@ pub async fn read(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let user = path_user(id)?;
-    match shared.ask(&user, Operation::GetUser { user: user.clone() }).await? {
+    match shared.ask(Operation::GetUser { user: user.clone() }).await? {
         Answer::User { row, .. } => Ok(Json(shown(&user, &row)?)),
         Answer::NoSuchUser => Err(ApiError::not_found("no such user")),
+        _ => Err(other_answer()),
     }
+}
+
+fn other_answer() -> ApiError {
+    ApiError::internal("a user's home gave another answer than was asked for")
 }
 
 fn path_user(id: Result<Path<String>, PathRejection>) -> Result<UserId, ApiError> {

@@ -73,11 +73,11 @@ fn the_control_plane_asks_a_users_home() {
         let user = UserId::parse(&name).expect("valid");
         let get = Operation::GetUser { user: user.clone() };
         let put = Operation::PutUser { user: user.clone(), profile: "{}".to_owned() };
-        let answer = runtime.block_on(shards.mesh.ask(&user, get.clone()));
+        let answer = runtime.block_on(shards.mesh.ask(get.clone()));
         assert_eq!(answer, Ok(Answer::NoSuchUser));
-        let answer = runtime.block_on(shards.mesh.ask(&user, put));
+        let answer = runtime.block_on(shards.mesh.ask(put));
         assert!(matches!(answer, Ok(Answer::User { created: true, .. })), "{answer:?}");
-        let answer = runtime.block_on(shards.mesh.ask(&user, get));
+        let answer = runtime.block_on(shards.mesh.ask(get));
         assert!(matches!(answer, Ok(Answer::User { created: false, .. })), "{answer:?}");
     }
 }

@@ -61,6 +61,7 @@ impl Batch {
     pub fn entry(&mut self, entry: &Entry, bytes: &[u8]) {
         match entry {
             Entry::Message { conversation, record } => self.message(*conversation, record, bytes),
+            Entry::Emptied { conversation, record } => self.record(*conversation, record, bytes),
             Entry::Conversation { key, conversation } => {
                 self.row(&keys::conversation(*key), |out| {
                     value::put_conversation(out, conversation);
@@ -68,6 +69,16 @@ impl Batch {
             }
             Entry::User { user, row } => {
                 self.row(&keys::user(user), |out| value::put_user(out, row));
+            }
+            Entry::Group { group, row } => {
+                self.row(&keys::group(group), |out| value::put_group(out, row));
+            }
+            Entry::Member { group, user, row } => {
+                self.row_or_none(&keys::member(group, user), row.as_deref(), value::put_member);
+            }
+            Entry::Membership { user, conversation, row } => {
+                let key = keys::membership(user, *conversation);
+                self.row_or_none(&key, row.as_deref(), value::put_membership);
             }
             Entry::Device { user, device, row } => {
                 self.row(&keys::device(user, device), |out| value::put_device(out, *row));
@@ -93,11 +104,7 @@ impl Batch {
     }
 
     fn message(&mut self, conversation: ConvKey, entry: &MessageEntry, bytes: &[u8]) {
-        assert!(entry.seq > 0, "seqs count from 1");
-        let view = entry.record(bytes);
-        self.key(PUT, Family::Log, &keys::log(conversation, entry.seq));
-        varint(&mut self.ops, record::len(&view));
-        record::put(&mut self.ops, &view);
+        self.record(conversation, entry, bytes);
         self.row_in(Family::Ids, &keys::id(entry.id), |out| {
             value::put_place(out, conversation, entry.seq);
         });
@@ -106,6 +113,22 @@ impl Batch {
             self.row_in(Family::Dedup, &keys::dedup(dedup), |out| {
                 value::put_stored(out, stored);
             });
+        }
+    }
+
+    fn record(&mut self, conversation: ConvKey, entry: &MessageEntry, bytes: &[u8]) {
+        assert!(entry.seq > 0, "seqs count from 1");
+        let view = entry.record(bytes);
+        self.key(PUT, Family::Log, &keys::log(conversation, entry.seq));
+        varint(&mut self.ops, record::len(&view));
+        record::put(&mut self.ops, &view);
+    }
+
+    /// Puts a row, or deletes it.
+    fn row_or_none<R>(&mut self, key: &[u8], row: Option<&R>, put: impl Fn(&mut Vec<u8>, &R)) {
+        match row {
+            Some(row) => self.row(key, |out| put(out, row)),
+            None => self.delete(Family::Rows, key),
         }
     }
 

@@ -85,7 +85,7 @@ impl Directory {
                     path: path.to_owned(),
                     why: "its file `store` is not one that this program wrote",
                 })?;
-                if format != FORMAT {
+                if !(1..=FORMAT).contains(&format) {
                     return Err(LogError::Format { found: format, known: FORMAT });
                 }
                 seal
@@ -105,6 +105,13 @@ impl Directory {
     /// RocksDB's directory.
     pub fn rocks(&self) -> PathBuf {
         self.path.join("rocks")
+    }
+
+    /// Says that the store is of this program's format, whatever it was before: an earlier program
+    /// will not open it any more.
+    pub fn upgrade(&self) -> Result<(), LogError> {
+        let identity = self.path.join("store");
+        write_identity(&self.path, self.seal).map_err(|e| write_failed(&identity, &e))
     }
 
     /// Reads the write-ahead log. A torn end is cut off; a hole is an error and nothing is
@@ -191,17 +198,21 @@ fn forget_old(directory: &Path) -> io::Result<()> {
 fn create_identity(path: &Path) -> io::Result<[u8; 8]> {
     let mut seal = [0; 8];
     getrandom::fill(&mut seal).map_err(io::Error::other)?;
-    let new = path.join("store.new");
-    let mut file = File::create(&new)?;
-    file.write_all(identity(FORMAT, seal).as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path.join("store"))?;
-    File::open(path)?.sync_all()?;
+    write_identity(path, seal)?;
     // The directory itself may be new.
     if let Some(parent) = path.canonicalize()?.parent() {
         File::open(parent)?.sync_all()?;
     }
     Ok(seal)
+}
+
+fn write_identity(path: &Path, seal: [u8; 8]) -> io::Result<()> {
+    let new = path.join("store.new");
+    let mut file = File::create(&new)?;
+    file.write_all(identity(FORMAT, seal).as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path.join("store"))?;
+    File::open(path)?.sync_all()
 }
 
 fn identity(format: u32, seal: [u8; 8]) -> String {
@@ -250,10 +261,10 @@ mod tests {
             let refused = Directory::claim(dir.path()).expect_err("another identity");
             assert!(matches!(refused, LogError::NotAStore { .. }), "{refused}");
         }
-        fs::write(dir.path().join("store"), "ringpost store 2 0000000000000001\n")
+        fs::write(dir.path().join("store"), "ringpost store 3 0000000000000001\n")
             .expect("written");
         let refused = Directory::claim(dir.path()).expect_err("a later format");
-        assert!(matches!(refused, LogError::Format { found: 2, known: FORMAT }), "{refused}");
+        assert!(matches!(refused, LogError::Format { found: 3, known: FORMAT }), "{refused}");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 use std::ops::Deref;
 
-use ringpost_core::ids::{ConvKey, DedupKey, DeviceId, Dialect, MessageId, ShardId, Slot, UserId};
+use ringpost_core::ids::{
+    ConvKey, DedupKey, DeviceId, Dialect, GroupId, MessageId, ShardId, Slot, UserId,
+};
 use ringpost_core::limits::{DEVICE_ID_BYTES_MAX, USER_ID_BYTES_MAX};
 
 use crate::error::Malformed;
@@ -76,7 +78,10 @@ mod kind {
     pub const CONVERSATION: u8 = b'C';
     pub const CURSOR: u8 = b'c';
     pub const DEVICE: u8 = b'd';
+    pub const GROUP: u8 = b'G';
     pub const MARK: u8 = b'm';
+    pub const MEMBER: u8 = b'r';
+    pub const MEMBERSHIP: u8 = b'g';
     pub const USER: u8 = b'u';
 }
 
@@ -230,6 +235,45 @@ pub fn mark(user: &UserId, conversation: ConvKey) -> Key {
     marks(user).conversation(conversation)
 }
 
+/// `rows`: a group.
+pub fn group(group: &GroupId) -> Key {
+    let mut key = Key::row(group.slot(), kind::GROUP);
+    key.push(group.as_str().as_bytes());
+    key.push(&[0]);
+    key
+}
+
+/// `rows`: all lines of a group's roster begin with this.
+pub fn members(group: &GroupId) -> Key {
+    let mut key = Key::row(group.slot(), kind::MEMBER);
+    key.push(group.as_str().as_bytes());
+    key.push(&[0]);
+    key
+}
+
+/// `rows`: a line of a group's roster.
+pub fn member(group: &GroupId, user: &UserId) -> Key {
+    let mut key = members(group);
+    key.push(user.as_str().as_bytes());
+    key
+}
+
+/// The end of a roster's key: the user.
+pub fn parse_member(bytes: &[u8]) -> Result<UserId, Malformed> {
+    let user = std::str::from_utf8(bytes).ok().and_then(UserId::parse);
+    user.ok_or(Malformed("a roster's key has no user id"))
+}
+
+/// `rows`: all memberships of a user begin with this.
+pub fn memberships(user: &UserId) -> Key {
+    Key::row(user.slot(), kind::MEMBERSHIP).user(user)
+}
+
+/// `rows`: a membership.
+pub fn membership(user: &UserId, conversation: ConvKey) -> Key {
+    memberships(user).conversation(conversation)
+}
+
 /// `rows`: a conversation's full name.
 pub fn conversation(key: ConvKey) -> Key {
     let mut row = Key::row(key.slot, kind::CONVERSATION);
@@ -301,6 +345,11 @@ mod tests {
             *cursor(&ann, conv_key(4), &phone()),
             *expect(&[&slot, b"cann\0", &[0, 4], &[4; 16], b"\x01phone"])
         );
+        let team = GroupId::parse("team").expect("valid");
+        let home = team.slot().0.to_be_bytes();
+        assert_eq!(*group(&team), *expect(&[&home, b"Gteam\0"]));
+        assert_eq!(*member(&team, &ann), *expect(&[&home, b"rteam\0ann"]));
+        assert_eq!(*membership(&ann, conv_key(4)), *expect(&[&slot, b"gann\0", &[0, 4], &[4; 16]]));
         assert_eq!(*conversation(conv_key(5)), *expect(&[&[0, 5], b"C", &[5; 16]]));
         assert_eq!(*lease(ShardId(258)), *b"lease/\x01\x02");
     }

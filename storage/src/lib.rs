@@ -48,8 +48,9 @@ pub use error::{Hole, LogError};
 pub use fake::{Fake, FakeSeed};
 pub use rocks::{Options, Rocks};
 
-/// Version of the format that this program writes, and the only one it reads.
-pub const FORMAT: u32 = 1;
+/// Version of the format that this program writes. It reads the earlier ones, and makes a store of
+/// an earlier one this one's at its opening.
+pub const FORMAT: u32 = 2;
 
 /// Where turns become durable and are read again.
 ///

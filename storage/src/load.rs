@@ -3,8 +3,11 @@
 
 use std::ops::ControlFlow;
 
-use ringpost_core::event::{ConversationLoaded, InboxMark, Load, Loaded, Position, UserLoaded};
-use ringpost_core::ids::{ConvKey, Conversation, DeviceId, UserId};
+use ringpost_core::event::{
+    ConversationLoaded, InboxMark, Load, Loaded, MemberLoaded, MemberRow, MembershipLoaded, OPEN,
+    Position, UserLoaded,
+};
+use ringpost_core::ids::{ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, UserId};
 use ringpost_core::record::Page;
 
 use crate::error::{LogError, Malformed, hex};
@@ -78,6 +81,18 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         }
         Load::User { user: id } => user(view, id).map(|loaded| Loaded::User(Box::new(loaded))),
         Load::Inbox { user, after, limit } => inbox(view, user, *after, *limit).map(Loaded::Inbox),
+        Load::Message { conversation, dedup, id } => {
+            message(view, *conversation, *dedup, *id).map(Loaded::Message)
+        }
+        Load::Members { group, conversation, users } => {
+            members(view, group, *conversation, users).map(Loaded::Members)
+        }
+        Load::Roster { group, after, limit } => {
+            roster(view, group, after.as_ref(), *limit).map(Loaded::Roster)
+        }
+        Load::Memberships { user, after, limit } => {
+            memberships(view, user, *after, *limit).map(Loaded::Memberships)
+        }
         Load::Cursors { user, conversation } => {
             cursors(view, user, *conversation).map(Loaded::Cursors)
         }
@@ -129,16 +144,124 @@ fn conversation(
         countable: head.countable,
         ..ConversationLoaded::default()
     };
-    if let Some(Conversation::Private { low, high }) = stored.as_ref().or(expected) {
-        for (side, member) in [low, high].into_iter().enumerate() {
-            let mark = keys::mark(member, key);
+    if let Some(name) = stored.as_ref().or(expected) {
+        for (side, user) in name.marked().enumerate() {
+            let mark = keys::mark(user, key);
             loaded.marks[side] = view.get(Family::Rows, &mark, value::mark)?;
-            let user = keys::user(member);
-            loaded.exists[side] = view.get(Family::Rows, &user, |_| Ok(()))?.is_some();
+            loaded.exists[side] = exists(view, user)?;
+        }
+        if name.marked().count() == 1 {
+            // The one is the other, too.
+            loaded.exists[1] = loaded.exists[0];
+        }
+        if let Conversation::Group(group) = name {
+            let row = view.get(Family::Rows, &keys::group(group), value::group)?;
+            loaded.group = row.map(Box::new);
         }
     }
     loaded.conversation = stored;
     Ok(loaded)
+}
+
+fn exists(view: &impl View, user: &UserId) -> Result<bool, Miss> {
+    Ok(view.get(Family::Rows, &keys::user(user), |_| Ok(()))?.is_some())
+}
+
+fn message(
+    view: &impl View,
+    conversation: ConvKey,
+    dedup: DedupKey,
+    id: Option<MessageId>,
+) -> Result<Page, Miss> {
+    let own = view.get(Family::Dedup, &keys::dedup(dedup), value::stored)?;
+    let seq = match (own, id) {
+        (Some(stored), _) => Some(stored.seq),
+        (None, Some(id)) => {
+            let place = view.get(Family::Ids, &keys::id(id), value::place)?;
+            place.filter(|(key, _)| *key == conversation).map(|(_, seq)| seq)
+        }
+        (None, None) => None,
+    };
+    seq.map_or_else(|| Ok(Page::default()), |seq| page(view, conversation, seq, seq, 0))
+}
+
+fn members(
+    view: &impl View,
+    group: &GroupId,
+    conversation: ConvKey,
+    users: &[UserId],
+) -> Result<Vec<MemberLoaded>, Miss> {
+    let of = |user: &UserId| {
+        let membership = keys::membership(user, conversation);
+        let membership = view.get(Family::Rows, &membership, value::membership)?;
+        Ok(MemberLoaded {
+            exists: exists(view, user)?,
+            member: view.get(Family::Rows, &keys::member(group, user), value::member)?,
+            ranges: membership.map(|row| row.ranges).unwrap_or_default(),
+        })
+    };
+    users.iter().map(of).collect()
+}
+
+fn roster(
+    view: &impl View,
+    group: &GroupId,
+    after: Option<&UserId>,
+    limit: u32,
+) -> Result<Vec<(UserId, MemberRow)>, Miss> {
+    let prefix = keys::members(group);
+    // The smallest key behind a user's: one byte longer.
+    let mut from =
+        after.map_or_else(|| prefix.to_vec(), |after| keys::member(group, after).to_vec());
+    if after.is_some() {
+        from.push(0);
+    }
+    let mut members = vec![];
+    view.scan(Family::Rows, &from, &prefix.end(), |key, value| {
+        if members.len() == limit as usize {
+            return Ok(ControlFlow::Break(()));
+        }
+        members.push((keys::parse_member(&key[prefix.len()..])?, value::member(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(members)
+}
+
+fn memberships(
+    view: &impl View,
+    user: &UserId,
+    after: Option<ConvKey>,
+    limit: u32,
+) -> Result<Vec<MembershipLoaded>, Miss> {
+    let prefix = keys::memberships(user);
+    // No membership's key is a prefix of another's: they all have the same length.
+    let from = after.map_or_else(|| prefix.clone(), |after| keys::membership(user, after).end());
+    let mut rows = vec![];
+    view.scan(Family::Rows, &from, &prefix.end(), |key, value| {
+        if rows.len() == limit as usize {
+            return Ok(ControlFlow::Break(()));
+        }
+        rows.push((keys::parse_conv(&key[prefix.len()..])?, value::membership(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let mut memberships = Vec::with_capacity(rows.len());
+    for (conversation, mut row) in rows {
+        let key = keys::group(&row.group);
+        let group = view.get(Family::Rows, &key, value::group)?;
+        let Some(group) = group else {
+            let why = Malformed("a membership's group is missing");
+            return Err(malformed(Family::Rows, &key, why).into());
+        };
+        if let Some((_, last)) = row.ranges.last_mut()
+            && *last == OPEN
+            && group.closed_seq > 0
+        {
+            *last = group.closed_seq;
+        }
+        let cursors = cursors(view, user, conversation)?;
+        memberships.push(MembershipLoaded { conversation, row, cursors });
+    }
+    Ok(memberships)
 }
 
 fn user(view: &impl View, user: &UserId) -> Result<UserLoaded, Miss> {

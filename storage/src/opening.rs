@@ -18,6 +18,13 @@ pub(crate) fn first(epoch: u64, node: [u8; 3], secret: u64) -> Batch {
     first
 }
 
+/// The batch that makes a store of an earlier format one of this program's.
+pub(crate) fn upgrade() -> Batch {
+    let mut upgrade = Batch::new();
+    upgrade.put(Family::Meta, meta::FORMAT, &FORMAT.to_be_bytes());
+    upgrade
+}
+
 /// Whether the first batch has been written.
 pub(crate) fn exists(view: &impl View) -> Result<bool, LogError> {
     Ok(view.get(Family::Meta, meta::BATCH, |_| Ok(()))?.is_some())
@@ -26,7 +33,7 @@ pub(crate) fn exists(view: &impl View) -> Result<bool, LogError> {
 /// Reads what [`first`] and the commits since have written.
 pub(crate) fn read(view: &impl View, recovery: Recovery) -> Result<Opening, LogError> {
     let format = u32::from_be_bytes(required(view, meta::FORMAT)?);
-    if format != FORMAT {
+    if !(1..=FORMAT).contains(&format) {
         return Err(LogError::Format { found: format, known: FORMAT });
     }
     let mut leased = 0;

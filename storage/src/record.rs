@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 
 use ringpost_core::ids::{Dialect, MessageId};
-use ringpost_core::record::Record;
+use ringpost_core::record::{Kind, Record};
 use rkyv::api::low;
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
@@ -16,11 +16,31 @@ use rkyv::{Archive, Serialize};
 use crate::error::Malformed;
 
 /// The version byte of the records that this version of the program writes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-/// Version 1. The seq is in the key. All archived types have alignment 1 (feature `unaligned`):
-/// a RocksDB value may lie anywhere.
+/// Version 2: it has a kind. The seq is in the key. All archived types have alignment 1 (feature
+/// `unaligned`): a RocksDB value may lie anywhere.
 #[derive(Archive, Serialize)]
+struct RecordV2<'a> {
+    kind: u8,
+    id: [u8; 12],
+    time_ms: u64,
+    sender_ms: Option<i64>,
+    countable: u64,
+    dialect: u8,
+    #[rkyv(with = InlineAsBox)]
+    sender: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    device: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    client_id: &'a str,
+    #[rkyv(with = InlineAsBox)]
+    content: &'a [u8],
+}
+
+/// Version 1: all are messages. Read, and not written any more.
+#[derive(Archive)]
+#[expect(dead_code, reason = "only its archived form is used")]
 struct RecordV1<'a> {
     id: [u8; 12],
     time_ms: u64,
@@ -37,11 +57,12 @@ struct RecordV1<'a> {
     content: &'a [u8],
 }
 
-/// Bytes of a version 1 archive's fixed part, behind the variable ones.
-const FIXED: usize = size_of::<ArchivedRecordV1<'_>>();
+/// Bytes of a version 2 archive's fixed part, behind the variable ones.
+const FIXED: usize = size_of::<ArchivedRecordV2<'_>>();
 const _: () = {
-    assert!(align_of::<ArchivedRecordV1<'_>>() == 1, "values are read where they lie");
-    assert!(FIXED == 12 + 8 + 9 + 8 + 1 + 4 * 8, "as the format document says");
+    assert!(align_of::<ArchivedRecordV2<'_>>() == 1, "values are read where they lie");
+    assert!(FIXED == 1 + 12 + 8 + 9 + 8 + 1 + 4 * 8, "as the format document says");
+    assert!(size_of::<ArchivedRecordV1<'_>>() == FIXED - 1, "as the format document says");
 };
 
 /// How many bytes [`put`] appends.
@@ -54,7 +75,8 @@ pub fn len(record: &Record<'_>) -> usize {
 pub fn put(out: &mut Vec<u8>, record: &Record<'_>) {
     let expected = out.len() + len(record);
     out.push(VERSION);
-    let value = RecordV1 {
+    let value = RecordV2 {
+        kind: record.kind.number(),
         id: record.id.0,
         time_ms: record.time_ms,
         sender_ms: record.sender_ms,
@@ -75,22 +97,46 @@ pub fn put(out: &mut Vec<u8>, record: &Record<'_>) {
 
 /// The record at `seq` in a value, checked.
 pub fn get(seq: u64, value: &[u8]) -> Result<Record<'_>, Malformed> {
-    let archive = match value.split_first() {
-        Some((&VERSION, archive)) => archive,
-        Some(_) => return Err(Malformed("a record has a version that this program does not know")),
-        None => return Err(Malformed("a record is empty")),
-    };
-    let archived = low::access::<ArchivedRecordV1<'_>, Failure>(archive)
-        .map_err(|_| Malformed("a record's archive is not valid"))?;
+    match value.split_first() {
+        Some((&VERSION, archive)) => get_v2(seq, archive),
+        Some((&1, archive)) => get_v1(seq, archive),
+        Some(_) => Err(Malformed("a record has a version that this program does not know")),
+        None => Err(Malformed("a record is empty")),
+    }
+}
+
+const NOT_VALID: Malformed = Malformed("a record's archive is not valid");
+const LATER_DIALECT: Malformed = Malformed("a record has a dialect of a later version");
+
+fn get_v2(seq: u64, archive: &[u8]) -> Result<Record<'_>, Malformed> {
+    let archived = low::access::<ArchivedRecordV2<'_>, Failure>(archive).map_err(|_| NOT_VALID)?;
     Ok(Record {
         seq,
+        kind: Kind::from_number(archived.kind)
+            .ok_or(Malformed("a record has a kind of a later version"))?,
         id: MessageId(archived.id),
         time_ms: archived.time_ms.to_native(),
         sender_ms: archived.sender_ms.as_ref().map(|ms| ms.to_native()),
         countable: archived.countable.to_native(),
         sender: &archived.sender,
-        dialect: Dialect::from_number(archived.dialect)
-            .ok_or(Malformed("a record has a dialect of a later version"))?,
+        dialect: Dialect::from_number(archived.dialect).ok_or(LATER_DIALECT)?,
+        device: &archived.device,
+        client_id: &archived.client_id,
+        content: &archived.content,
+    })
+}
+
+fn get_v1(seq: u64, archive: &[u8]) -> Result<Record<'_>, Malformed> {
+    let archived = low::access::<ArchivedRecordV1<'_>, Failure>(archive).map_err(|_| NOT_VALID)?;
+    Ok(Record {
+        seq,
+        kind: Kind::Message,
+        id: MessageId(archived.id),
+        time_ms: archived.time_ms.to_native(),
+        sender_ms: archived.sender_ms.as_ref().map(|ms| ms.to_native()),
+        countable: archived.countable.to_native(),
+        sender: &archived.sender,
+        dialect: Dialect::from_number(archived.dialect).ok_or(LATER_DIALECT)?,
         device: &archived.device,
         client_id: &archived.client_id,
         content: &archived.content,
@@ -104,6 +150,7 @@ mod tests {
     fn record(content: &[u8]) -> Record<'_> {
         Record {
             seq: 7,
+            kind: Kind::Revoked,
             id: MessageId([0xa1; 12]),
             time_ms: 0x0102_0304_0506_0708,
             sender_ms: Some(-2),
@@ -119,6 +166,23 @@ mod tests {
     /// What FORMAT.md shows as its example; a change here is a change of the format.
     #[rustfmt::skip]
     const EXAMPLE: &[u8] = &[
+        2,
+        b'a', b'n', b'n', b'd', b'e', b'v', b'c', b'1', b'h', b'i', b'!',
+        2,
+        0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1,
+        8, 7, 6, 5, 4, 3, 2, 1,
+        1, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        6, 0, 0, 0, 0, 0, 0, 0,
+        1,
+        0xcf, 0xff, 0xff, 0xff, 3, 0, 0, 0,
+        0xca, 0xff, 0xff, 0xff, 3, 0, 0, 0,
+        0xc5, 0xff, 0xff, 0xff, 2, 0, 0, 0,
+        0xbf, 0xff, 0xff, 0xff, 3, 0, 0, 0,
+    ];
+
+    /// The same as version 1 wrote it, all of which were messages.
+    #[rustfmt::skip]
+    const EXAMPLE_V1: &[u8] = &[
         1,
         b'a', b'n', b'n', b'd', b'e', b'v', b'c', b'1', b'h', b'i', b'!',
         0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1, 0xa1,
@@ -138,6 +202,8 @@ mod tests {
         put(&mut out, &record(b"hi!"));
         assert_eq!(out, EXAMPLE);
         assert_eq!(get(7, EXAMPLE), Ok(record(b"hi!")));
+        let message = Record { kind: Kind::Message, ..record(b"hi!") };
+        assert_eq!(get(7, EXAMPLE_V1), Ok(message));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::directory::Directory;
 use crate::error::{LogError, Malformed};
 use crate::keys::{self, Family};
 use crate::load::{self, Miss, View, malformed};
-use crate::{Durability, Gauges, Log, Opening, Recovery, opening};
+use crate::{Durability, FORMAT, Gauges, Log, Opening, Recovery, opening};
 
 /// How the store is run. Nothing here is part of the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,11 +104,19 @@ impl Rocks {
             verified_ms,
             opened_ms: millis(started),
         };
-        let opening = opening::read(&view, recovery)?;
+        let mut opening = opening::read(&view, recovery)?;
         if opening.batch < scan.last {
             let (log, rocks) = (scan.last, opening.batch);
             let what = format!("the write-ahead log ends with batch {log}, RocksDB with {rocks}");
             return Err(LogError::Corrupt { file: None, what });
+        }
+        if opening.format < FORMAT {
+            // The other way round, a crash between the two would leave an earlier program a store
+            // that it opens and does not understand.
+            directory.upgrade()?;
+            opening.batch += 1;
+            write_first(&db, &opening::upgrade(), opening.batch, directory.seal)?;
+            opening.format = FORMAT;
         }
         let mut reads_cached = ReadOptions::default();
         reads_cached.set_read_tier(ReadTier::BlockCache);
@@ -334,8 +342,13 @@ fn check_families(db: &DB) -> Result<(), LogError> {
 fn create(db: &DB, seal: [u8; 8]) -> Result<(), LogError> {
     let [epoch, secret, node] = [random()?, random()?, random()?];
     let [.., a, b, c] = node.to_be_bytes();
+    write_first(db, &opening::first(epoch, [a, b, c], secret), 1, seal)
+}
+
+/// Writes a batch of the opening, synced.
+fn write_first(db: &DB, first: &Batch, number: u64, seal: [u8; 8]) -> Result<(), LogError> {
     let mut bytes = vec![];
-    batch::join(&mut bytes, &[opening::first(epoch, [a, b, c], secret)], 1, seal);
+    batch::join(&mut bytes, std::slice::from_ref(first), number, seal);
     let mut writes = WriteOptions::default();
     writes.set_sync(true);
     db.write_opt(WriteBatch::from_data(&bytes), &writes).map_err(|e| write_failed(&e))

@@ -3,16 +3,17 @@
 //!
 //! Encoders append to the caller's buffer; decoders trust nothing.
 
-use ringpost_core::event::{DeviceRow, Position, Stored, UserRow};
-use ringpost_core::ids::{ConvKey, Conversation, MessageId, UserId};
+use ringpost_core::event::{
+    DeviceRow, GroupRow, JoinPolicy, MemberRole, MemberRow, MembershipRow, Position, Stored,
+    UserRow,
+};
+use ringpost_core::ids::{ConvKey, ConvKind, Conversation, GroupId, MessageId, UserId};
 
 use crate::error::Malformed;
 use crate::keys;
 
 /// The version byte of every value written by this version of the program.
 const VERSION: u8 = 1;
-/// The kind byte of a private conversation, the same as in its key's hash.
-const PRIVATE: u8 = 1;
 
 /// `ids`: where the message is.
 pub fn put_place(out: &mut Vec<u8>, conversation: ConvKey, seq: u64) {
@@ -21,8 +22,7 @@ pub fn put_place(out: &mut Vec<u8>, conversation: ConvKey, seq: u64) {
     out.extend_from_slice(&seq.to_be_bytes());
 }
 
-/// The inverse of [`put_place`]; no load asks for it yet.
-#[cfg(test)]
+/// The inverse of [`put_place`].
 pub fn place(value: &[u8]) -> Result<(ConvKey, u64), Malformed> {
     let mut fields = Fields::of(value)?;
     let place = (keys::parse_conv(fields.take::<{ keys::CONV_BYTES }>()?)?, fields.u64()?);
@@ -47,28 +47,127 @@ pub fn stored(value: &[u8]) -> Result<Stored, Malformed> {
     Ok(stored)
 }
 
-/// `rows`: a conversation's full name.
+/// `rows`: a conversation's full name. The kind is the same byte as in its key's hash.
 pub fn put_conversation(out: &mut Vec<u8>, conversation: &Conversation) {
-    let Conversation::Private { low, high } = conversation;
-    out.extend_from_slice(&[VERSION, PRIVATE]);
-    for user in [low, high] {
-        out.extend_from_slice(user.as_str().as_bytes());
-        out.push(0);
+    out.extend_from_slice(&[VERSION, conversation.kind() as u8]);
+    match conversation {
+        Conversation::Private { low, high } => {
+            put_id(out, low.as_str());
+            put_id(out, high.as_str());
+        }
+        Conversation::Group(group) => put_id(out, group.as_str()),
+        Conversation::Notice(user) => put_id(out, user.as_str()),
     }
 }
 
 /// The inverse of [`put_conversation`].
 pub fn conversation(value: &[u8]) -> Result<Conversation, Malformed> {
+    const PRIVATE: u8 = ConvKind::Private as u8;
+    const GROUP: u8 = ConvKind::Group as u8;
+    const NOTICE: u8 = ConvKind::Notice as u8;
     let mut fields = Fields::of(value)?;
-    if fields.take::<1>()? != &[PRIVATE] {
-        return Err(Malformed("a conversation of a kind that this version does not know"));
-    }
-    let (low, high) = (fields.user()?, fields.user()?);
+    let conversation = match *fields.take::<1>()? {
+        [PRIVATE] => {
+            let (low, high) = (fields.user()?, fields.user()?);
+            if low > high {
+                return Err(Malformed("a private conversation's members are not in order"));
+            }
+            Conversation::Private { low, high }
+        }
+        [GROUP] => Conversation::Group(fields.group()?),
+        [NOTICE] => Conversation::Notice(fields.user()?),
+        _ => return Err(Malformed("a conversation of a kind that this version does not know")),
+    };
     fields.end()?;
-    if low > high {
-        return Err(Malformed("a private conversation's members are not in order"));
+    Ok(conversation)
+}
+
+/// `rows`: a group.
+pub fn put_group(out: &mut Vec<u8>, row: &GroupRow) {
+    out.push(VERSION);
+    out.extend_from_slice(&row.created_ms.to_be_bytes());
+    out.push(row.join_policy as u8);
+    out.extend_from_slice(&row.members.to_be_bytes());
+    out.extend_from_slice(&row.closed_seq.to_be_bytes());
+    put_id(out, row.owner.as_str());
+    out.extend_from_slice(row.profile.as_bytes());
+}
+
+/// The inverse of [`put_group`].
+pub fn group(value: &[u8]) -> Result<GroupRow, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let created_ms = fields.u64()?;
+    let join_policy = match *fields.take::<1>()? {
+        [1] => JoinPolicy::Open,
+        [2] => JoinPolicy::Approve,
+        [3] => JoinPolicy::Invite,
+        _ => return Err(Malformed("a group has a join policy of a later version")),
+    };
+    let members = u32::from_be_bytes(*fields.take()?);
+    let (closed_seq, owner, profile) = (fields.u64()?, fields.user()?, fields.rest_text()?);
+    Ok(GroupRow { created_ms, owner, join_policy, members, closed_seq, profile })
+}
+
+/// `rows`: a line of a group's roster.
+pub fn put_member(out: &mut Vec<u8>, row: &MemberRow) {
+    out.extend_from_slice(&[VERSION, row.role as u8]);
+    out.extend_from_slice(&row.joined_seq.to_be_bytes());
+    out.extend_from_slice(&row.updated_ms.to_be_bytes());
+    let alias = u16::try_from(row.alias.len()).expect("an alias is within its limit");
+    out.extend_from_slice(&alias.to_be_bytes());
+    out.extend_from_slice(row.alias.as_bytes());
+    out.extend_from_slice(row.description.as_bytes());
+}
+
+/// The inverse of [`put_member`].
+pub fn member(value: &[u8]) -> Result<MemberRow, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let role = match *fields.take::<1>()? {
+        [1] => MemberRole::Member,
+        [2] => MemberRole::Admin,
+        [3] => MemberRole::Owner,
+        _ => return Err(Malformed("a member has a role of a later version")),
+    };
+    let (joined_seq, updated_ms) = (fields.u64()?, fields.u64()?);
+    let alias = usize::from(u16::from_be_bytes(*fields.take()?));
+    let (alias, description) = fields
+        .rest_text()?
+        .split_at_checked(alias)
+        .map(|(alias, description)| (alias.to_owned(), description.to_owned()))
+        .ok_or(Malformed("a member's alias ends too early"))?;
+    Ok(MemberRow { role, joined_seq, alias, description, updated_ms })
+}
+
+/// `rows`: a membership.
+pub fn put_membership(out: &mut Vec<u8>, row: &MembershipRow) {
+    out.push(VERSION);
+    put_id(out, row.group.as_str());
+    for (first, last) in &row.ranges {
+        out.extend_from_slice(&first.to_be_bytes());
+        out.extend_from_slice(&last.to_be_bytes());
     }
-    Ok(Conversation::Private { low, high })
+}
+
+/// The inverse of [`put_membership`]: at least one range, ascending and disjoint.
+pub fn membership(value: &[u8]) -> Result<MembershipRow, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let group = fields.group()?;
+    let mut ranges: Vec<(u64, u64)> = Vec::with_capacity(fields.rest.len() / 16);
+    while !fields.rest.is_empty() || ranges.is_empty() {
+        let (first, last) = (fields.u64()?, fields.u64()?);
+        let before = ranges.last().map_or(0, |range| range.1);
+        if first <= before || last < first {
+            return Err(Malformed("a membership's ranges are not in order"));
+        }
+        ranges.push((first, last));
+    }
+    Ok(MembershipRow { group, ranges })
+}
+
+/// An id, ended by a zero byte: ids have none.
+fn put_id(out: &mut Vec<u8>, id: &str) {
+    out.extend_from_slice(id.as_bytes());
+    out.push(0);
 }
 
 /// `rows`: a user.
@@ -81,10 +180,7 @@ pub fn put_user(out: &mut Vec<u8>, row: &UserRow) {
 /// The inverse of [`put_user`].
 pub fn user(value: &[u8]) -> Result<UserRow, Malformed> {
     let mut fields = Fields::of(value)?;
-    let created_ms = fields.u64()?;
-    let profile = std::str::from_utf8(fields.rest)
-        .map_err(|_| Malformed("a user's profile is not UTF-8"))?
-        .to_owned();
+    let (created_ms, profile) = (fields.u64()?, fields.rest_text()?);
     Ok(UserRow { created_ms, profile })
 }
 
@@ -175,12 +271,26 @@ impl<'a> Fields<'a> {
         self.take().map(|bytes| u64::from_be_bytes(*bytes))
     }
 
-    fn user(&mut self) -> Result<UserId, Malformed> {
+    /// An id ended by a zero byte.
+    fn id(&mut self) -> Result<&'a str, Malformed> {
         let end = self.rest.iter().position(|&byte| byte == 0);
-        let (id, rest) = self.rest.split_at(end.ok_or(Malformed("a user id has no end"))?);
+        let (id, rest) = self.rest.split_at(end.ok_or(Malformed("an id has no end"))?);
         self.rest = &rest[1..];
-        let id = std::str::from_utf8(id).ok().and_then(UserId::parse);
-        id.ok_or(Malformed("a user id is not one"))
+        std::str::from_utf8(id).map_err(|_| Malformed("an id is not UTF-8"))
+    }
+
+    fn user(&mut self) -> Result<UserId, Malformed> {
+        UserId::parse(self.id()?).ok_or(Malformed("a user id is not one"))
+    }
+
+    fn group(&mut self) -> Result<GroupId, Malformed> {
+        GroupId::parse(self.id()?).ok_or(Malformed("a group id is not one"))
+    }
+
+    /// All that is left, as text.
+    fn rest_text(&mut self) -> Result<String, Malformed> {
+        let text = std::str::from_utf8(std::mem::take(&mut self.rest));
+        text.map(str::to_owned).map_err(|_| Malformed("a text is not UTF-8"))
     }
 
     fn end(&self) -> Result<(), Malformed> {
@@ -232,6 +342,37 @@ mod tests {
         let both = Conversation::private(&bob, &ann);
         check(&both, |out| put_conversation(out, &both), conversation, b"\x01\x01ann\0bob\0");
 
+        let team = GroupId::parse("team").expect("valid");
+        let name = Conversation::Group(team.clone());
+        check(&name, |out| put_conversation(out, &name), conversation, b"\x01\x02team\0");
+        let name = Conversation::Notice(ann.clone());
+        check(&name, |out| put_conversation(out, &name), conversation, b"\x01\x03ann\0");
+
+        let row = GroupRow {
+            created_ms: 6,
+            owner: ann.clone(),
+            join_policy: JoinPolicy::Invite,
+            members: 258,
+            closed_seq: 7,
+            profile: "{}".into(),
+        };
+        let bytes = [&[1][..], &u64s(&[6]), &[3, 0, 0, 1, 2], &u64s(&[7]), b"ann\0{}"].concat();
+        check(&row, |out| put_group(out, &row), group, &bytes);
+
+        let row = MemberRow {
+            role: MemberRole::Admin,
+            joined_seq: 6,
+            alias: "A".into(),
+            description: "d".into(),
+            updated_ms: 7,
+        };
+        let bytes = [&[1, 2][..], &u64s(&[6, 7]), &[0, 1], b"Ad"].concat();
+        check(&row, |out| put_member(out, &row), member, &bytes);
+
+        let row = MembershipRow { group: team, ranges: vec![(2, 4), (5, u64::MAX)] };
+        let bytes = [&[1][..], b"team\0", &u64s(&[2, 4, 5, u64::MAX])].concat();
+        check(&row, |out| put_membership(out, &row), membership, &bytes);
+
         let row = UserRow { created_ms: 6, profile: "{}".into() };
         let bytes = [&[1][..], &u64s(&[6]), b"{}"].concat();
         check(&row, |out| put_user(out, &row), user, &bytes);
@@ -253,7 +394,11 @@ mod tests {
         assert!(cursor(&[8, 10, 9]).is_err(), "ends before it begins");
         assert!(cursor(&[8, 10, 10, 11, 11]).is_err(), "ranges touch");
         assert!(conversation(b"\x01\x01bob\0ann\0").is_err(), "not in order");
-        assert!(conversation(b"\x01\x02ann\0bob\0").is_err(), "unknown kind");
+        assert!(conversation(b"\x01\x09ann\0bob\0").is_err(), "unknown kind");
+        let ranges = |numbers: &[u64]| membership(&[&b"\x01team\0"[..], &u64s(numbers)].concat());
+        assert!(ranges(&[]).is_err(), "no range");
+        assert!(ranges(&[1, 4, 4, 9]).is_err(), "ranges overlap");
+        assert!(ranges(&[0, 4]).is_err(), "seqs count from 1");
         assert!(conversation(b"\x01\x01ann\0bob\0x").is_err(), "too long");
         assert!(conversation(b"\x01\x01ann\0b b\0").is_err(), "not an id");
         assert!(user(b"\x01\0\0\0\0\0\0\0\0\xff").is_err(), "not UTF-8");

@@ -5,10 +5,14 @@
 mod cold;
 #[path = "storage/fake.rs"]
 mod fake;
+#[path = "storage/fixtures.rs"]
+mod fixtures;
 #[path = "storage/model.rs"]
 mod model;
 #[path = "storage/recovery.rs"]
 mod recovery;
+#[path = "storage/sample.rs"]
+mod sample;
 #[path = "storage/script.rs"]
 mod script;
 #[path = "storage/support.rs"]

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use ringpost_core::command::GroupOperation;
 use ringpost_core::dialect::Settings;
-use ringpost_core::event::{CloseHow, Load, LoadId, Outputs, Routed};
-use ringpost_core::ids::{ConnId, DeviceId, Dialect, ShardId, Slot, UserId};
+use ringpost_core::event::{Answer, CloseHow, ControlId, Load, LoadId, Operation, Outputs, Routed};
+use ringpost_core::ids::{ConnId, DeviceId, Dialect, GroupId, ShardId, Slot, UserId};
 use ringpost_core::session::{Hello, Login};
 use ringpost_core::shard::links::delivery_bytes;
 use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
@@ -49,6 +50,8 @@ pub struct World {
     pub clients: BTreeMap<ConnId, Client>,
     pub now: Now,
     next_conn: u32,
+    next_control: u64,
+    answers: BTreeMap<ControlId, Answer>,
     /// Turns become durable by themselves, in `settle`.
     pub commits: bool,
     /// Loads are answered by themselves.
@@ -88,6 +91,7 @@ impl World {
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: true,
+                revoke_within_ms: 120_000,
                 dialects: Settings::default(),
             };
             let open = Effects { turn: 1, ..Effects::default() };
@@ -102,6 +106,8 @@ impl World {
             clients: BTreeMap::new(),
             now,
             next_conn: 0,
+            next_control: 0,
+            answers: BTreeMap::new(),
             commits: true,
             answers_loads: true,
             carries: true,
@@ -157,6 +163,22 @@ impl World {
         conn
     }
 
+    /// Asks a home; `None`: it has not answered yet.
+    pub fn ask(&mut self, operation: Operation) -> Option<Answer> {
+        self.next_control += 1;
+        let id = ControlId(self.next_control);
+        let shard = usize::from(operation.slot().shard(self.shards()).0);
+        self.input(shard, Input::Control { id, operation });
+        self.settle();
+        self.answers.remove(&id)
+    }
+
+    pub fn group(&mut self, group: &str, operation: GroupOperation) -> Answer {
+        let group = GroupId::parse(group).expect("a valid id");
+        let answer = self.ask(Operation::Group { group, operation });
+        answer.expect("commits are made and loads answered")
+    }
+
     pub fn disconnect(&mut self, conn: ConnId) {
         let client = self.clients.get_mut(&conn).expect("connected before");
         assert!(std::mem::take(&mut client.open));
@@ -177,6 +199,19 @@ impl World {
     pub fn send(&mut self, conn: ConnId, id: &str, to: &str, text: &str) {
         let frame = serde_json::json!({"id": id, "type": "C2C", "to": to, "payload": text});
         self.say(conn, &frame.to_string());
+    }
+
+    /// A group's message with a text payload.
+    pub fn send_group(&mut self, conn: ConnId, id: &str, to: &str, text: &str) {
+        let frame = serde_json::json!({"id": id, "type": "C2G", "to": to, "payload": text});
+        self.say(conn, &frame.to_string());
+    }
+
+    /// Acknowledges a frame of [`World::take`].
+    pub fn ack_frame(&mut self, conn: ConnId, frame: &Value, did: &str) {
+        let (kind, id) = (frame["type"].as_str(), frame["id"].as_str());
+        let (kind, id) = (kind.expect("a type"), id.expect("an id"));
+        self.say(conn, &format!("CLIENT_ACK,{kind},{id},{did}"));
     }
 
     pub fn ack(&mut self, conn: ConnId, wire_id: &str, did: &str) {
@@ -224,6 +259,10 @@ impl World {
                 idle &= !self.end_turn(shard);
                 idle &= !(self.commits && self.commit(shard));
                 idle &= !(self.answers_loads && self.answer_load(shard));
+                if self.threads[shard].shard.has_work() {
+                    self.input(shard, Input::Tick);
+                    idle = false;
+                }
             }
             idle &= !(self.carries && self.carry());
             if idle {
@@ -313,14 +352,15 @@ impl World {
                 assert!(!client.upgraded, "one answer to one upgrade");
                 client.frames.push_back(String::from_utf8_lossy(bytes).into_owned());
             } else {
-                assert!(client.upgraded, "the 101 comes first, not {}", text_of_frame(bytes));
-                client.frames.push_back(text_of_frame(bytes));
+                assert!(client.upgraded, "the 101 comes first, not {:?}", texts_of_frames(bytes));
+                client.frames.extend(texts_of_frames(bytes));
             }
         }
         for close in &outputs.closes {
             let client = self.clients.get_mut(&close.conn).expect("known to the test");
             client.closed = Some(close.how);
         }
+        self.answers.extend(outputs.answers.drain(..));
         for (to, routed) in outputs.routes.drain(..) {
             assert_ne!(usize::from(to.0), shard, "nothing is routed to oneself");
             self.mesh.push_back((shard, usize::from(to.0), routed));
@@ -328,14 +368,19 @@ impl World {
     }
 }
 
-/// The payload of one unmasked, unfragmented text frame (RFC 6455 section 5.2).
-fn text_of_frame(bytes: &[u8]) -> String {
-    assert_eq!(bytes[0], 0x81, "a whole text frame");
-    let (len, start) = match bytes[1] {
-        126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
-        127 => (u64::from_be_bytes(bytes[2..10].try_into().expect("eight")) as usize, 10),
-        short => (usize::from(short), 2),
-    };
-    assert_eq!(bytes.len(), start + len, "one frame per write");
-    String::from_utf8(bytes[start..].to_vec()).expect("text frames are UTF-8")
+/// The payloads of unmasked, unfragmented text frames (RFC 6455 section 5.2).
+fn texts_of_frames(mut bytes: &[u8]) -> Vec<String> {
+    let mut texts = Vec::new();
+    while !bytes.is_empty() {
+        assert_eq!(bytes[0], 0x81, "a whole text frame");
+        let (len, start) = match bytes[1] {
+            126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
+            127 => (u64::from_be_bytes(bytes[2..10].try_into().expect("eight")) as usize, 10),
+            short => (usize::from(short), 2),
+        };
+        let (frame, rest) = bytes.split_at(start + len);
+        texts.push(String::from_utf8(frame[start..].to_vec()).expect("text frames are UTF-8"));
+        bytes = rest;
+    }
+    texts
 }

@@ -7,12 +7,13 @@ use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::admit::{TokenCheck, TokenFault, token_of};
-use crate::dialect::Delivery;
 use crate::dialect::json::{Scratch, Value, member_span, write_integer, write_string};
+use crate::dialect::{Delivery, Place};
 use crate::error::Refusal;
+use crate::happened::Happened;
 use crate::ids::{DeviceId, Dialect, MessageId};
 use crate::limits::{CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
-use crate::record::Record;
+use crate::record::{Kind, Record};
 use crate::session::{Login, LoginFault};
 use crate::ws::handshake::Request;
 
@@ -29,11 +30,20 @@ pub struct Settings {
     pub catchup_gap_ms: u64,
     /// Send times of a private message, ms after the first, ascending.
     pub c2c_retry_ms: Vec<u64>,
+    /// The same of a group's message.
+    pub c2g_retry_ms: Vec<u64>,
+    /// The same of a stored S2C event.
+    pub s2c_retry_ms: Vec<u64>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { catchup_gap_ms: 100, c2c_retry_ms: vec![5_000, 12_000, 23_000] }
+        Settings {
+            catchup_gap_ms: 100,
+            c2c_retry_ms: vec![5_000, 12_000, 23_000],
+            c2g_retry_ms: vec![3_500, 7_000, 10_000, 15_000],
+            s2c_retry_ms: vec![1_000_000, 2_000_000],
+        }
     }
 }
 
@@ -41,7 +51,8 @@ impl Settings {
     /// See [`Delivery`].
     pub fn delivery(&self) -> Delivery<'_> {
         Delivery {
-            retry_ms: &self.c2c_retry_ms,
+            // In the order of `Class`.
+            retry_ms: [&self.c2c_retry_ms, &self.c2g_retry_ms, &self.s2c_retry_ms],
             catch_up_gap_ms: self.catchup_gap_ms,
             echo_to_own_devices: false,
             replaced_close: Some(4001),
@@ -98,8 +109,10 @@ pub enum Frame<'a> {
         /// The device that the client says it is.
         device: &'a str,
     },
-    /// `C2C`.
+    /// `C2C` or `C2G`.
     Send {
+        /// Whether `to` is a group.
+        group: bool,
         /// The client's own id, 1 to 40 bytes.
         id: CompactString,
         /// To whom; not checked.
@@ -109,6 +122,20 @@ pub enum Frame<'a> {
         /// Where in the frame the payload is.
         payload: Range<usize>,
     },
+    /// `C2C_REVOKE` or `C2G_REVOKE`.
+    Revoke {
+        /// Whether `to` is a group.
+        group: bool,
+        /// The id under which the message is known.
+        id: CompactString,
+        /// The peer or group; not checked.
+        to: CompactString,
+    },
+    /// A receiver's `C2C_REVOKE_ACK` or `C2G_REVOKE_ACK`.
+    RevokeAck {
+        /// The revoked message's id.
+        id: CompactString,
+    },
 }
 
 /// What a `CLIENT_ACK` is for.
@@ -116,8 +143,12 @@ pub enum Frame<'a> {
 pub enum AckKind {
     /// A private message.
     C2c,
-    /// A group message, a server's message or a signal: accepted in silence.
-    Other,
+    /// A group's message.
+    C2g,
+    /// What the server says.
+    S2c,
+    /// A signal: accepted in silence.
+    Webrtc,
 }
 
 /// Why a frame is not one.
@@ -164,8 +195,12 @@ fn decode_ack(rest: &[u8]) -> Result<Frame<'_>, Undecodable> {
     let known = |name: &str| kind.eq_ignore_ascii_case(name);
     let kind = if known("C2C") {
         AckKind::C2c
-    } else if known("C2G") || known("S2C") || known("WEBRTC") {
-        AckKind::Other
+    } else if known("C2G") {
+        AckKind::C2g
+    } else if known("S2C") {
+        AckKind::S2c
+    } else if known("WEBRTC") {
+        AckKind::Webrtc
     } else {
         return Err(malformed());
     };
@@ -200,21 +235,51 @@ fn decode_object<'a>(text: &'a [u8], scratch: &mut Scratch) -> Result<Frame<'a>,
     let Fields { id, kind, to, sender_ms, payload } = fields;
     // The error answer carries the id; one that is too long to be an id is not echoed.
     let id = id.filter(|id| id.len() <= ID_BYTES_MAX);
-    let refuse = |refusal| Undecodable { refusal, id: id.clone() };
+    let named = id.clone();
+    let refuse = |refusal| Undecodable { refusal, id: named.clone() };
     let missing = |what| refuse(Refusal::Malformed(what));
     let kind = kind.ok_or_else(|| missing("type is missing"))?;
-    if !kind.eq_ignore_ascii_case("C2C") {
-        return Err(refuse(Refusal::UnknownOperation));
+    let Some(verb) = Verb::parse(&kind) else { return Err(refuse(Refusal::UnknownOperation)) };
+    let id = id.filter(|id| !id.is_empty());
+    let id = id.ok_or_else(|| Undecodable::new("id must be a string of 1 to 40 bytes"))?;
+    if verb == Verb::RevokeAck {
+        return Ok(Frame::RevokeAck { id });
     }
     let to = to.ok_or_else(|| missing("to is missing"))?;
+    let group = match verb {
+        Verb::Revoke { group } => return Ok(Frame::Revoke { group, id, to }),
+        Verb::Send { group } => group,
+        Verb::RevokeAck => unreachable!("returned above"),
+    };
     let payload = payload.ok_or_else(|| missing("payload is missing"))?;
     let payload = member_span(text, payload);
     if payload.len() > CONTENT_BYTES_MAX {
         return Err(refuse(Refusal::TooLarge));
     }
-    match id {
-        Some(id) if !id.is_empty() => Ok(Frame::Send { id, to, sender_ms, payload }),
-        _ => Err(Undecodable::new("id must be a string of 1 to 40 bytes")),
+    Ok(Frame::Send { group, id, to, sender_ms, payload })
+}
+
+/// What a frame's `type` asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Send { group: bool },
+    Revoke { group: bool },
+    RevokeAck,
+}
+
+impl Verb {
+    /// `type` is matched without case.
+    fn parse(kind: &str) -> Option<Verb> {
+        let verbs = [
+            ("C2C", Verb::Send { group: false }),
+            ("C2G", Verb::Send { group: true }),
+            ("C2C_REVOKE", Verb::Revoke { group: false }),
+            ("C2G_REVOKE", Verb::Revoke { group: true }),
+            ("C2C_REVOKE_ACK", Verb::RevokeAck),
+            ("C2G_REVOKE_ACK", Verb::RevokeAck),
+        ];
+        let found = verbs.into_iter().find(|(name, _)| kind.eq_ignore_ascii_case(name));
+        found.map(|(_, verb)| verb)
     }
 }
 
@@ -224,28 +289,166 @@ pub fn wire_id(record: &Record<'_>) -> MessageId {
     own.then(|| MessageId::parse_xid(record.client_id.as_bytes())).flatten().unwrap_or(record.id)
 }
 
-/// Appends a private message as its receiver `to` gets it.
-pub fn write_message(record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(&wire_id(record).to_xid());
-    out.extend_from_slice(b"\",\"type\":\"C2C\",\"from\":\"");
-    // User ids have no character that JSON escapes.
-    out.extend_from_slice(record.sender.as_bytes());
-    out.extend_from_slice(b"\",\"to\":\"");
-    out.extend_from_slice(to.as_bytes());
-    out.extend_from_slice(b"\",\"payload\":");
-    out.extend_from_slice(record.content);
-    out.extend_from_slice(b",\"created_at\":");
+/// The id under which receivers acknowledge what happened.
+pub fn event_id(happened: &Happened, record: &Record<'_>) -> MessageId {
+    match happened {
+        Happened::Revoked { wire, .. } => *wire,
+        _ => record.id,
+    }
+}
+
+/// Whether the receiver `to` is told what happened (protocols/imboy.md, *S2C events*).
+pub fn shows(happened: &Happened, record: &Record<'_>, to: &str) -> bool {
+    match happened {
+        // The members before the change; who joins is not told.
+        Happened::MembersJoined { users } => !users.iter().any(|user| user == to),
+        Happened::MembersLeft { .. } | Happened::Dissolved | Happened::AliasChanged { .. } => true,
+        // The one who revoked it has his own answer.
+        Happened::Revoked { .. } => record.sender != to,
+    }
+}
+
+/// Appends a message of type `kind` (`C2C` or `C2G`); `to` is its receiver, or the group.
+pub fn write_message(record: &Record<'_>, kind: &str, to: &str, out: &mut Vec<u8>) {
+    begin_message(&wire_id(record), kind, record.sender, to, out);
+    out.extend_from_slice(b",\"payload\":");
+    match record.kind {
+        Kind::Revoked => {
+            out.extend_from_slice(br#"{"msg_type":"custom","custom_type":"peer_revoked"}"#);
+        }
+        _ => out.extend_from_slice(record.content),
+    }
     let time_ms = record.time_ms as i64;
-    write_integer(record.sender_ms.unwrap_or(time_ms), out);
+    write_created_at(record.sender_ms.unwrap_or(time_ms), out);
     write_server_ts(record.time_ms, out);
 }
 
+/// Appends what happened, as the receiver `to` is told: an S2C event, or a revoke.
+pub fn write_event(
+    happened: &Happened,
+    record: &Record<'_>,
+    place: Place<'_>,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
+    let group = match place {
+        Place::Group(group) => group.as_str(),
+        Place::User => "",
+    };
+    let kind = match happened {
+        Happened::Revoked { .. } => return write_revoke(happened, record, place, to, out),
+        Happened::MembersJoined { .. } => "group_member_join",
+        Happened::MembersLeft { .. } => "group_member_leave",
+        Happened::Dissolved => "group_dissolve",
+        Happened::AliasChanged { .. } => "group_member_alias",
+    };
+    begin_message(&record.id, "S2C", record.sender, to, out);
+    out.extend_from_slice(b",\"payload\":{\"msg_type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"gid\":\"");
+    out.extend_from_slice(group.as_bytes());
+    out.push(b'"');
+    match happened {
+        Happened::MembersJoined { users } | Happened::MembersLeft { users } => {
+            out.extend_from_slice(b",\"user_ids\":[");
+            for (n, user) in users.iter().enumerate() {
+                if n > 0 {
+                    out.push(b',');
+                }
+                write_string(user, out);
+            }
+            out.push(b']');
+        }
+        Happened::AliasChanged { user, alias, description } => {
+            out.extend_from_slice(b",\"user_id\":");
+            write_string(user, out);
+            write_alias(alias, description, record.time_ms, out);
+        }
+        Happened::Dissolved | Happened::Revoked { .. } => {}
+    }
+    out.push(b'}');
+    if let Happened::AliasChanged { alias, description, .. } = happened {
+        // The app reads these three at the top.
+        write_alias(alias, description, record.time_ms, out);
+    }
+    write_created_at(record.time_ms as i64, out);
+    write_server_ts(record.time_ms, out);
+}
+
+fn write_alias(alias: &str, description: &str, time_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"alias\":");
+    write_string(alias, out);
+    out.extend_from_slice(b",\"description\":");
+    write_string(description, out);
+    out.extend_from_slice(b",\"updated_at\":");
+    write_integer(time_ms as i64, out);
+}
+
+fn write_revoke(
+    happened: &Happened,
+    record: &Record<'_>,
+    place: Place<'_>,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
+    let Happened::Revoked { wire, .. } = happened else { unreachable!("the caller looked") };
+    let (kind, to) = match place {
+        Place::User => ("C2C_REVOKE", to),
+        Place::Group(group) => ("C2G_REVOKE", group.as_str()),
+    };
+    begin_message(wire, kind, record.sender, to, out);
+    write_server_ts(record.time_ms, out);
+}
+
+/// `{"id":…,"type":…,"from":…,"to":…`. Ids of users and groups have nothing that JSON escapes.
+fn begin_message(id: &MessageId, kind: &str, from: &str, to: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"id\":\"");
+    out.extend_from_slice(&id.to_xid());
+    for (name, value) in [("type", kind), ("from", from), ("to", to)] {
+        out.extend_from_slice(b"\",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":\"");
+        out.extend_from_slice(value.as_bytes());
+    }
+    out.push(b'"');
+}
+
+fn write_created_at(ms: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"created_at\":");
+    write_integer(ms, out);
+}
+
 /// Appends the sender's receipt.
-pub fn write_server_ack(id: &str, time_ms: u64, out: &mut Vec<u8>) {
+pub fn write_server_ack(group: bool, id: &str, time_ms: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"id\":");
     write_string(id, out);
-    out.extend_from_slice(b",\"type\":\"C2C_SERVER_ACK\"");
+    out.extend_from_slice(if group {
+        b",\"type\":\"C2G_SERVER_ACK\""
+    } else {
+        b",\"type\":\"C2C_SERVER_ACK\""
+    });
+    write_server_ts(time_ms, out);
+}
+
+/// Appends the answer to who has revoked a message; `to` is the peer or group.
+pub fn write_revoke_ack(
+    group: bool,
+    id: &str,
+    from: &str,
+    to: &str,
+    time_ms: u64,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"id\":");
+    write_string(id, out);
+    let kind: &[u8] = if group { b"C2G_REVOKE_ACK" } else { b"C2C_REVOKE_ACK" };
+    for (name, value) in [("type", kind), ("from", from.as_bytes()), ("to", to.as_bytes())] {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":\"");
+        out.extend_from_slice(value);
+        out.push(b'"');
+    }
     write_server_ts(time_ms, out);
 }
 
@@ -253,7 +456,14 @@ pub fn write_server_ack(id: &str, time_ms: u64, out: &mut Vec<u8>) {
 pub fn write_refusal(refusal: Refusal, id: Option<&str>, wall_ms: u64, out: &mut Vec<u8>) {
     let code = match refusal {
         Refusal::Malformed(_) | Refusal::UnknownOperation | Refusal::TryAgain => 1,
-        Refusal::NoSuchUser | Refusal::TooLarge => 3,
+        Refusal::NoSuchUser
+        | Refusal::TooLarge
+        | Refusal::NoSuchGroup
+        | Refusal::NotInGroup
+        | Refusal::NotPermitted
+        | Refusal::NotRevocable
+        | Refusal::GroupExists
+        | Refusal::GroupFull => 3,
         Refusal::SenderUnknown => 706,
     };
     begin_error(code, id, out);

@@ -3,13 +3,14 @@
 
 use crate::error::HttpRefusal;
 use crate::event::{
-    Answer, Close, CloseHow, ControlId, DeviceRow, Effects, Entry, InboxMark, Load, Operation,
-    Outputs, Position, UserLoaded, UserRow, Write,
+    Answer, Close, CloseHow, ControlId, DeviceRow, Effects, Entry, InboxMark, Load,
+    MembershipLoaded, MembershipRow, OPEN, Operation, Outputs, Position, Routed, UserLoaded,
+    UserRow, Write,
 };
-use crate::ids::{ConnId, ConvKey, DeviceId, UserId};
+use crate::ids::{ConnId, ConvKey, Conversation, DeviceId, GroupId, UserId};
 use crate::limits::{
-    CATCH_UPS_MAX, DEVICE_FORGOTTEN_MS, DEVICE_SEEN_MS, INBOX_PAGE, USER_CONNECTIONS_MAX,
-    USER_DEVICES_MAX,
+    CATCH_UPS_MAX, DEVICE_FORGOTTEN_MS, DEVICE_SEEN_MS, INBOX_PAGE, MEMBERSHIPS_PAGE,
+    USER_CONNECTIONS_MAX, USER_DEVICES_MAX,
 };
 use crate::session::{Hello, Login, LoginFault};
 use crate::shard::sessions::State;
@@ -38,7 +39,14 @@ impl Shard {
 
     /// The control plane's question about a user of this shard.
     pub(crate) fn control(&mut self, id: ControlId, operation: Operation, effects: &mut Effects) {
-        let (Operation::PutUser { user, .. } | Operation::GetUser { user }) = &operation;
+        let user = match &operation {
+            Operation::PutUser { user, .. } | Operation::GetUser { user } => user,
+            Operation::Group { .. } => {
+                let Operation::Group { group, operation } = operation else { unreachable!() };
+                let name = Conversation::Group(group);
+                return self.group_operation(id, &name, operation, effects);
+            }
+        };
         let user = self.user(user, effects);
         self.wait_for_user(user, Waiter::Control(id, operation), effects);
     }
@@ -116,6 +124,7 @@ impl Shard {
                 Some(row) => Answer::User { row: row.clone(), created: false },
                 None => Answer::NoSuchUser,
             },
+            Operation::Group { .. } => unreachable!("a group's home executes it"),
         };
         let turn = owner.turn;
         self.out(effects, turn).answers.push((id, answer));
@@ -291,10 +300,16 @@ impl Shard {
                 });
                 turn = effects.turn;
             }
-            inbox.cursors.retain(|cursor| cursor.device != device);
+            inbox.forget(device);
             !inbox.cursors.is_empty()
         });
         owner.turn = turn;
+        if owner.devices.iter().all(|device| device.live.is_none()) {
+            owner.news = Vec::new();
+            for seat in owner.seats.clone() {
+                self.stand_up(user, seat, effects);
+            }
+        }
     }
 
     fn leave_if_idle(&mut self, user: UserRef) {
@@ -386,21 +401,211 @@ impl Shard {
         if more {
             return self.load_marks(user, device, epoch, last, effects);
         }
+        self.load_memberships(user, device, epoch, None, effects);
+    }
+
+    fn load_memberships(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+        after: Option<ConvKey>,
+        effects: &mut Effects,
+    ) {
+        let id = self.users.get(user).expect("it has a live device").id.clone();
+        let load = Load::Memberships { user: id, after, limit: MEMBERSHIPS_PAGE };
+        self.load(Waiting::Memberships { user, device, epoch }, load, effects);
+    }
+
+    /// The groups that the user may see something of, and where the devices stand there.
+    pub(crate) fn memberships_loaded(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+        memberships: Vec<MembershipLoaded>,
+        effects: &mut Effects,
+    ) {
+        if self.live(user, device, epoch).is_none() {
+            return;
+        }
+        let more = memberships.len() == MEMBERSHIPS_PAGE as usize;
+        let last = memberships.last().map(|membership| membership.conversation);
+        for membership in memberships {
+            self.membership_loaded(user, device, epoch, membership, effects);
+        }
+        if more {
+            return self.load_memberships(user, device, epoch, last, effects);
+        }
+        // Who has become a member since may be missing in what was read.
+        let owner = self.users.get(user).expect("it has a live device");
+        for (group, seq, joined) in owner.news.clone() {
+            let conversation = Conversation::Group(group.clone()).key(self.config.secret);
+            let Some(live) = self.live(user, device, epoch) else { return };
+            if joined && !live.catch_up.placed.contains(&conversation) {
+                let row = MembershipRow { group, ranges: vec![(seq, OPEN)] };
+                let membership = MembershipLoaded { conversation, row, cursors: Vec::new() };
+                self.membership_loaded(user, device, epoch, membership, effects);
+            }
+        }
+        let Some(live) = self.live(user, device, epoch) else { return };
+        live.catch_up.memberships_read = true;
+        self.end_loading(user, device, epoch, effects);
+    }
+
+    fn membership_loaded(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+        mut membership: MembershipLoaded,
+        effects: &mut Effects,
+    ) {
+        let owner = self.users.get(user).expect("it has a live device");
+        let row = &mut membership.row;
+        for (_, seq, joined) in owner.news.iter().filter(|(group, ..)| *group == row.group) {
+            change_ranges(&mut row.ranges, *seq, *joined);
+        }
+        let open = row.ranges.last().is_some_and(|&(_, last)| last == OPEN);
+        let group = row.group.clone();
+        let Some(live) = self.live(user, device, epoch) else { return };
+        live.catch_up.placed.push(membership.conversation);
+        if !open {
+            return self.place(user, device, &membership, effects);
+        }
+        let index = self.sit(user, &group, effects);
+        if self.wait_for_head(index, user, device, epoch) {
+            let Some(live) = self.live(user, device, epoch) else { return };
+            live.catch_up.unplaced.push(membership);
+        } else {
+            self.place(user, device, &membership, effects);
+        }
+    }
+
+    /// The group's head is known now.
+    pub(crate) fn place_waiting(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+        key: ConvKey,
+        effects: &mut Effects,
+    ) {
+        let Some(live) = self.live(user, device, epoch) else { return };
+        let unplaced = &mut live.catch_up.unplaced;
+        let Some(at) = unplaced.iter().position(|waiting| waiting.conversation == key) else {
+            return;
+        };
+        let membership = unplaced.swap_remove(at);
+        self.place(user, device, &membership, effects);
+        self.end_loading(user, device, epoch, effects);
+    }
+
+    /// A device takes its place in a group: where it stands, and what it has to get.
+    fn place(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        membership: &MembershipLoaded,
+        effects: &mut Effects,
+    ) {
+        let MembershipLoaded { conversation: key, row, cursors } = membership;
+        let key = *key;
+        let (Some(&(first, _)), Some(&(_, end))) = (row.ranges.first(), row.ranges.last()) else {
+            return;
+        };
+        let seat = if end == OPEN { self.seat_position(user, key) } else { None };
+        let head = match (end, seat) {
+            (OPEN, Some((_, head))) => head,
+            // It has left while its place was looked for, and `left` has seen to it.
+            (OPEN, None) => return,
+            (end, _) => end,
+        };
+        let seated = seat.map(|(has, _)| has);
+        let mut position = self.start(user, device, key, cursors, first - 1, seated, effects);
+        let gaps = row.ranges.windows(2).map(|pair| (pair[0].1 + 1, pair[1].0 - 1));
+        position.ranges.extend(gaps);
+        position.ranges.sort_unstable();
+        if end != OPEN && position.acked >= end {
+            return self.report_seen(user, device, membership, end, effects);
+        }
+        if seated == Some(position.acked) && position.ranges.iter().all(|gap| gap.1 <= head) {
+            // Its place is its seat's.
+            return;
+        }
+        self.begin_reading(user, device, key, position, head, Some(&row.group));
+    }
+
+    /// A membership that has ended, of which this device has everything: when all have, it can be
+    /// forgotten.
+    fn report_seen(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        membership: &MembershipLoaded,
+        end: u64,
+        effects: &mut Effects,
+    ) {
+        let owner = self.users.get(user).expect("looked up by the caller");
+        let all = owner.devices.iter().enumerate().all(|(index, other)| {
+            let row = membership.cursors.iter().find(|(id, _)| *id == other.id);
+            other.gone || index == device as usize || row.is_some_and(|(_, at)| at.acked >= end)
+        });
+        if all {
+            let (user, conversation) = (owner.id.clone(), membership.conversation);
+            let seen = Routed::Settled { user, conversation, seq: end, all };
+            let home = conversation.slot.shard(self.config.shards);
+            self.route(home, seen, owner.turn, effects);
+        }
+    }
+
+    /// The device knows what there is for it, once all of it has been looked at.
+    fn end_loading(&mut self, user: UserRef, device: u32, epoch: u32, effects: &mut Effects) {
+        let Some(live) = self.live(user, device, epoch) else { return };
+        let catch_up = &mut live.catch_up;
+        if !catch_up.loading || !catch_up.memberships_read || !catch_up.unplaced.is_empty() {
+            return;
+        }
+        catch_up.placed = Vec::new();
         self.take_early(user, device, effects);
+        let owner = self.users.get_mut(user).expect("it has a live device");
+        if !owner.is_reading_memberships() {
+            owner.news = Vec::new();
+        }
         self.pump(user, device, effects);
     }
 
     /// One conversation in which the device may have something to get.
     fn mark_loaded(&mut self, user: UserRef, device: u32, mark: InboxMark, effects: &mut Effects) {
-        let now_ms = self.now_ms();
-        let owner = self.users.get_mut(user).expect("it has a live device");
-        let key = mark.conversation;
-        let id = owner.devices[device as usize].id.clone();
-        let new = owner.devices[device as usize].live.as_ref().is_some_and(|live| live.new);
+        let InboxMark { conversation: key, seq, head, cursors } = mark;
         // When the mark was put, every device stood at least just before it.
-        let floor = mark.seq - 1;
+        let position = self.start(user, device, key, &cursors, seq - 1, None, effects);
+        self.begin_reading(user, device, key, position, head, None);
+        self.arm_settle(user, key);
+    }
+
+    /// Where a device starts in a conversation: at its own position, or, seen for the first time,
+    /// at that of the furthest of the user's devices; at `floor` at least. A device without a
+    /// cursor, but with a seat in the group, stands at `seated`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a conversation, a device of it, and what is known"
+    )]
+    fn start(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        key: ConvKey,
+        cursors: &[(DeviceId, Position)],
+        floor: u64,
+        seated: Option<u64>,
+        effects: &mut Effects,
+    ) -> Position {
+        let owner = self.users.get_mut(user).expect("it has a live device");
+        let own = &owner.devices[device as usize];
+        let new = own.live.as_ref().is_some_and(|live| live.new);
         let row_of = |id: &DeviceId| {
-            mark.cursors.iter().find(|(owner, _)| owner == id).map(|(_, position)| position.clone())
+            cursors.iter().find(|(owner, _)| owner == id).map(|(_, position)| position.clone())
         };
         let position = if new {
             let others = owner
@@ -414,36 +619,58 @@ impl Shard {
                 });
                 match (cursor, &other.live) {
                     (Some(cursor), Some(live)) => Some(cursor.position(key, live)),
+                    (None, Some(live)) if !live.catch_up.loading && seated.is_some() => {
+                        seated.map(|acked| Position { acked, ranges: Vec::new() })
+                    }
                     _ => row_of(&other.id),
                 }
             });
             furthest.max_by_key(|position| position.acked)
         } else {
-            row_of(&id)
+            row_of(&own.id)
         };
         let position = position.filter(|position| position.acked >= floor);
         let position = position.unwrap_or(Position { acked: floor, ranges: Vec::new() });
         if new && (position.acked > floor || !position.ranges.is_empty()) {
+            let (user, device) = (owner.id.clone(), own.id.clone());
             owner.turn = effects.turn;
             effects.entries.push(Entry::Cursor {
-                user: owner.id.clone(),
+                user,
                 conversation: key,
-                device: id.clone(),
+                device,
                 position: position.clone(),
             });
         }
-        let gap = self.config.dialects.delivery(id.dialect).catch_up_gap_ms > 0;
+        position
+    }
+
+    /// A device goes on from a position, up to the head that is known.
+    fn begin_reading(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        key: ConvKey,
+        position: Position,
+        head: u64,
+        group: Option<&GroupId>,
+    ) {
+        let now_ms = self.now_ms();
+        let owner = self.users.get_mut(user).expect("it has a live device");
+        let at = &mut owner.devices[device as usize];
+        let live = at.live.as_mut().expect("looked up by the caller");
+        let gap = self.config.dialects.delivery(at.id.dialect).catch_up_gap_ms > 0;
         let inbox = owner.inbox.entry(key).or_default();
-        inbox.head = inbox.head.max(mark.head);
+        inbox.head = inbox.head.max(head);
         inbox.changed_ms = now_ms;
+        if inbox.group.is_none() {
+            inbox.group = group.cloned();
+        }
         if inbox.cursor(device).is_some() {
             return;
         }
         let mut cursor = Cursor::new(device, position.acked);
         cursor.skip = position.ranges;
         if position.acked < inbox.head {
-            let live =
-                owner.devices[device as usize].live.as_mut().expect("looked up by the caller");
             if gap {
                 cursor.paced_until = inbox.head;
                 live.catch_up.paced.push_back(key);
@@ -453,7 +680,6 @@ impl Shard {
             }
         }
         inbox.cursors.push(cursor);
-        self.arm_settle(user, key);
     }
 
     /// What was routed while the marks were read. A new device is registered here: before its
@@ -498,6 +724,17 @@ impl Shard {
         {
             self.queue_catch_up(user, device, epoch, effects);
         }
+    }
+}
+
+/// Applies a change of membership to ranges that may have it already.
+fn change_ranges(ranges: &mut Vec<(u64, u64)>, seq: u64, joined: bool) {
+    match ranges.last_mut() {
+        Some((first, last)) if !joined && *last == OPEN && *first <= seq => *last = seq,
+        Some(&mut (first, last)) if joined && last != OPEN && first < seq && last < seq => {
+            ranges.push((seq, OPEN));
+        }
+        _ => {}
     }
 }
 

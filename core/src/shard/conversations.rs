@@ -9,20 +9,27 @@ use crate::hash::Hashing;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::command::{Action, Command, Outcome};
+use bytes::Bytes;
+use compact_str::CompactString;
+
+use crate::command::{Action, Command, GroupOperation, Outcome};
+use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{
-    ConversationLoaded, Deliver, Effects, Entry, Load, MessageEntry, Routed, Stored,
+    Answer, ControlId, ConversationLoaded, Deliver, Effects, Entry, Load, MemberLoaded,
+    MessageEntry, Routed, Stored,
 };
-use crate::ids::{ConvKey, Conversation, DedupKey, UserId};
+use crate::happened::Happened;
+use crate::ids::{ConvKey, Conversation, DedupKey, DeviceId, MessageId, UserId};
 use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS};
-use crate::record::Record;
+use crate::record::{Kind, Page, Record};
+use crate::shard::groups::Group;
 use crate::shard::{Shard, Waiting};
 
 /// The conversations of this shard that are in use.
 #[derive(Debug, Default)]
 pub(crate) struct Conversations {
-    slab: Slab<Conv>,
+    pub(crate) slab: Slab<Conv>,
     by_key: HashMap<ConvKey, u32, Hashing>,
     /// Where the search for something to evict goes on.
     hand: usize,
@@ -30,25 +37,28 @@ pub(crate) struct Conversations {
 
 /// A conversation in use.
 #[derive(Debug)]
-struct Conv {
-    key: ConvKey,
+pub(crate) struct Conv {
+    pub(crate) key: ConvKey,
     /// `None` while it was asked for by its key alone and is not loaded.
-    conversation: Option<Conversation>,
-    loaded: bool,
-    head: u64,
+    pub(crate) conversation: Option<Conversation>,
+    pub(crate) loaded: bool,
+    pub(crate) head: u64,
     time_ms: u64,
     countable: u64,
-    /// The members' inbox marks, as put (durable or not), the smaller member's first.
+    /// The inbox marks of [`Conversation::marked`], as put (durable or not).
     marks: [Option<u64>; 2],
+    /// Whether these are users.
     exists: [bool; 2],
+    /// What there is beside if it is a group.
+    pub(crate) group: Option<Box<Group>>,
     /// The last turn that changed it. What shows its state waits for that one.
-    turn: u64,
+    pub(crate) turn: u64,
     /// Messages that a look-up in the log might not have seen.
     recent: VecDeque<Recent>,
-    waiting: VecDeque<Pending>,
+    pub(crate) waiting: VecDeque<Pending>,
     /// Ticket of `waiting`'s front; tickets count up.
     front: u64,
-    /// Settlements that wait for the load: member, seq, all devices.
+    /// Settlements that wait for the load: user, seq, all devices.
     settles: Vec<(UserId, u64, bool)>,
     /// Used since the hand passed.
     used: bool,
@@ -61,28 +71,84 @@ struct Recent {
     turn: u64,
 }
 
+/// A request that waits for what it needs to know.
 #[derive(Debug)]
-struct Pending {
-    command: Command,
+pub(crate) struct Pending {
+    pub(crate) request: Request,
     dedup: Option<DedupKey>,
     /// What the log said; `None` while it was not asked or has not answered.
     answer: Option<Option<Stored>>,
     /// What was durable when the log was asked: later messages may be missing in its answer.
     asked: u64,
+    /// The log is being asked about members of a group.
+    pub(crate) asking: bool,
+    /// The message that is to be revoked.
+    target: Target,
+}
+
+/// A message that a request is about.
+#[derive(Debug)]
+enum Target {
+    /// It is about none.
+    None,
+    /// The log is to be asked once everything of the conversation is durable.
+    Wanted,
+    /// The log is being asked.
+    Asked,
+    /// That record, or none.
+    Known(Page),
+}
+
+/// What is asked of a conversation.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// By a client.
+    Command(Command),
+    /// By the control plane.
+    Group(ControlId, GroupOperation),
+    /// By a user's home: all the user's devices have everything up to this seq of the group.
+    Seen(UserId, u64),
+}
+
+/// A record that is to be appended. Who it is by and where are the caller's business.
+pub(crate) struct Draft<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) sender_ms: Option<i64>,
+    pub(crate) sender: &'a str,
+    pub(crate) device: &'a DeviceId,
+    pub(crate) client_id: &'a str,
+    pub(crate) content: &'a [u8],
+    pub(crate) dedup: Option<DedupKey>,
 }
 
 impl Conv {
     fn is_ready(&self, pending: &Pending) -> bool {
-        self.loaded && (pending.dedup.is_none() || pending.answer.is_some())
+        self.loaded
+            && (pending.dedup.is_none() || pending.answer.is_some())
+            && matches!(pending.target, Target::None | Target::Known(_))
+            && self.group.as_ref().is_none_or(|group| group.knows(&pending.request))
     }
 
     /// Whether nothing holds it in memory.
     fn rests(&self, durable: u64) -> bool {
-        self.loaded && self.waiting.is_empty() && self.turn <= durable
+        self.loaded
+            && self.waiting.is_empty()
+            && self.turn <= durable
+            && self.group.as_ref().is_none_or(|group| group.subscribers.is_empty())
+    }
+
+    /// Whether it is not there yet: one of its users, or the group, does not exist, and may
+    /// tomorrow.
+    fn is_void(&self) -> bool {
+        match &self.group {
+            Some(group) => group.row.is_none(),
+            None => self.exists != [true; 2],
+        }
     }
 
     fn apply(&mut self, loaded: ConversationLoaded) {
-        let ConversationLoaded { conversation, head, time_ms, countable, marks, exists } = loaded;
+        let ConversationLoaded { conversation, head, time_ms, countable, marks, exists, group } =
+            loaded;
         if let Some(name) = conversation {
             let same = self.conversation.as_ref().is_none_or(|known| *known == name);
             assert!(same, "the log refuses another conversation under the same key");
@@ -90,12 +156,15 @@ impl Conv {
         }
         (self.head, self.time_ms, self.countable) = (head, time_ms, countable);
         (self.marks, self.exists) = (marks, exists);
+        if let Some(Conversation::Group(_)) = self.conversation {
+            self.group.get_or_insert_default().row = group;
+        }
         self.loaded = true;
     }
 }
 
 impl Conversations {
-    fn find(&self, key: ConvKey) -> Option<u32> {
+    pub(crate) fn find(&self, key: ConvKey) -> Option<u32> {
         self.by_key.get(&key).copied()
     }
 
@@ -109,6 +178,7 @@ impl Conversations {
             countable: 0,
             marks: [None; 2],
             exists: [false; 2],
+            group: None,
             turn: 0,
             recent: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -156,14 +226,45 @@ impl Shard {
             let outcome = outcome(&command, Err(Refusal::TryAgain));
             return self.answer(&command, outcome, 0, effects);
         }
-        let named = !command.client_id.is_empty();
-        let dedup = named.then(|| {
+        let resent = matches!(command.action, Action::Send { .. }) && !command.client_id.is_empty();
+        let dedup = resent.then(|| {
             DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
         });
+        self.enqueue(index, Request::Command(command), dedup, effects);
+    }
+
+    /// An operation on a group of this shard.
+    pub(crate) fn group_operation(
+        &mut self,
+        id: ControlId,
+        name: &Conversation,
+        operation: GroupOperation,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversation(name.key(self.config.secret), Some(name), effects);
+        let conv = &mut self.conversations.slab[index as usize];
+        if conv.waiting.len() >= CONVERSATION_WAITERS_MAX {
+            return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
+        }
+        self.enqueue(index, Request::Group(id, operation), None, effects);
+    }
+
+    fn enqueue(
+        &mut self,
+        index: u32,
+        request: Request,
+        dedup: Option<DedupKey>,
+        effects: &mut Effects,
+    ) {
+        let conv = &mut self.conversations.slab[index as usize];
         let ticket = conv.front + conv.waiting.len() as u64;
         let key = conv.key;
-        let asked = self.durable;
-        conv.waiting.push_back(Pending { command, dedup, answer: None, asked });
+        let (asked, asking) = (self.durable, false);
+        let revokes =
+            matches!(&request, Request::Command(Command { action: Action::Revoke { .. }, .. }));
+        let target = if revokes { Target::Wanted } else { Target::None };
+        conv.waiting.push_back(Pending { request, dedup, answer: None, asked, asking, target });
+        self.ask_about_members(index, ticket, effects);
         match dedup {
             Some(dedup) => {
                 self.load(Waiting::Dedup { key, ticket }, Load::Dedup { key: dedup }, effects);
@@ -172,8 +273,83 @@ impl Shard {
         }
     }
 
+    /// Asks the log about those members that a waiting request is about and that are not known.
+    fn ask_about_members(&mut self, index: u32, ticket: u64, effects: &mut Effects) {
+        let conv = &mut self.conversations.slab[index as usize];
+        let key = conv.key;
+        let (Some(group), true) = (&conv.group, conv.loaded) else { return };
+        let pending = &mut conv.waiting[(ticket - conv.front) as usize];
+        if pending.asking || group.knows(&pending.request) {
+            return;
+        }
+        pending.asking = true;
+        let users = group.unknown(&pending.request);
+        let Some(Conversation::Group(name)) = &conv.conversation else {
+            unreachable!("only a group has members")
+        };
+        let load = Load::Members { group: name.clone(), conversation: key, users: users.clone() };
+        self.load(Waiting::Members { key, ticket, users }, load, effects);
+    }
+
+    /// Asks the log for the message that the request in front is about, once the log has all of the
+    /// conversation.
+    fn ask_about_target(&mut self, index: u32, effects: &mut Effects) {
+        let (durable, secret) = (self.durable, self.config.secret);
+        let conv = &mut self.conversations.slab[index as usize];
+        let (key, turn) = (conv.key, conv.turn);
+        let Some(front) = conv.waiting.front_mut() else { return };
+        let (Request::Command(command), Target::Wanted, true) =
+            (&front.request, &front.target, conv.loaded)
+        else {
+            return;
+        };
+        if turn > durable {
+            self.runs_after.push_back((turn, key));
+            return;
+        }
+        let dedup = DedupKey::new(key, &command.sender, &command.client_id, secret);
+        let id = MessageId::parse_xid(command.client_id.as_bytes());
+        front.target = Target::Asked;
+        let load = Load::Message { conversation: key, dedup, id };
+        self.load(Waiting::Message { key }, load, effects);
+    }
+
+    pub(crate) fn message_loaded(&mut self, key: ConvKey, found: Page, effects: &mut Effects) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let front = self.conversations.slab[index as usize].waiting.front_mut();
+        front.expect("a request waits for its answer").target = Target::Known(found);
+        self.run(key, effects);
+    }
+
+    /// Requests that wait for what is durable now.
+    pub(crate) fn run_durable(&mut self, effects: &mut Effects) {
+        let durable = self.durable;
+        while let Some((_, key)) = self.runs_after.pop_front_if(|(turn, _)| *turn <= durable) {
+            self.run(key, effects);
+        }
+    }
+
+    /// What the log knows about members. What has changed since it was asked is known better.
+    pub(crate) fn members_loaded(
+        &mut self,
+        key: ConvKey,
+        ticket: u64,
+        users: Vec<UserId>,
+        loaded: Vec<MemberLoaded>,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let conv = &mut self.conversations.slab[index as usize];
+        let at = ticket.checked_sub(conv.front).expect("a request waits for its answer");
+        let pending = conv.waiting.get_mut(at as usize).expect("a request waits for its answer");
+        pending.asking = false;
+        let group = conv.group.as_mut().expect("only a group has members");
+        group.learn(users.into_iter().zip(loaded));
+        self.run(key, effects);
+    }
+
     /// The index of a conversation, loading it if it is cold.
-    fn conversation(
+    pub(crate) fn conversation(
         &mut self,
         key: ConvKey,
         name: Option<&Conversation>,
@@ -225,9 +401,14 @@ impl Shard {
             }
         }
         conv.apply(loaded);
+        let tickets = conv.front..conv.front + conv.waiting.len() as u64;
         for (user, seq, all) in std::mem::take(&mut conv.settles) {
             self.settled(user, key, seq, all, effects);
         }
+        for ticket in tickets {
+            self.ask_about_members(index, ticket, effects);
+        }
+        self.answer_subscribers(index, effects);
         self.run(key, effects);
     }
 
@@ -249,15 +430,19 @@ impl Shard {
     }
 
     /// Executes what is ready, in order.
-    fn run(&mut self, key: ConvKey, effects: &mut Effects) {
+    pub(crate) fn run(&mut self, key: ConvKey, effects: &mut Effects) {
         while let Some(index) = self.conversations.find(key) {
             let conv = &mut self.conversations.slab[index as usize];
             match conv.waiting.front() {
                 Some(front) if conv.is_ready(front) => {}
-                Some(_) => return,
+                Some(_) => {
+                    // What it is about may depend on what was before it.
+                    let front = conv.front;
+                    self.ask_about_target(index, effects);
+                    return self.ask_about_members(index, front, effects);
+                }
                 None => {
-                    // A member who is not a user yet may be one tomorrow: do not remember.
-                    if conv.loaded && conv.exists != [true; 2] {
+                    if conv.loaded && conv.is_void() && conv.rests(u64::MAX) {
                         self.conversations.remove(index);
                     }
                     return;
@@ -265,12 +450,25 @@ impl Shard {
             }
             let pending = conv.waiting.pop_front().expect("looked at above");
             conv.front += 1;
-            self.execute(index, pending, effects);
+            match pending.request {
+                Request::Command(_) => self.execute(index, pending, effects),
+                Request::Group(id, operation) => {
+                    self.execute_operation(index, id, operation, effects);
+                }
+                Request::Seen(user, seq) => self.membership_seen(index, &user, seq, effects),
+            }
+            self.forget_members(index);
         }
     }
 
     fn execute(&mut self, index: u32, pending: Pending, effects: &mut Effects) {
-        let Pending { command, dedup, answer, .. } = pending;
+        let Pending { request: Request::Command(command), dedup, answer, target, .. } = pending
+        else {
+            unreachable!("the caller looked")
+        };
+        if let Action::Revoke { .. } = &command.action {
+            return self.revoke(index, &command, &target, effects);
+        }
         let conv = &mut self.conversations.slab[index as usize];
         let recent = dedup.and_then(|dedup| {
             let found = conv.recent.iter().find(|recent| recent.dedup == dedup);
@@ -283,123 +481,220 @@ impl Shard {
             let outcome = outcome(&command, Ok(stored));
             return self.answer(&command, outcome, turn, effects);
         }
-        let name = conv.conversation.as_ref().expect("loaded");
-        let from = name.side(command.sender.as_str()).expect("the sender is a member");
-        let refusal = if !conv.exists[from] {
-            Some(Refusal::SenderUnknown)
-        } else if !conv.exists[1 - from] && name.members().count() == 2 {
-            Some(Refusal::NoSuchUser)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        if let Err(refusal) = conv.may_write(&command) {
             let outcome = outcome(&command, Err(refusal));
             return self.answer(&command, outcome, turn, effects);
         }
-        self.append(index, command, dedup, effects);
+        self.store(index, &command, dedup, effects);
+    }
+
+    /// Takes a message back (protocols/README.md, *Revoke*): an event says so, and the message loses
+    /// its content in the same batch.
+    fn revoke(&mut self, index: u32, command: &Command, target: &Target, effects: &mut Effects) {
+        let (wall_ms, within_ms) = (self.now.wall_ms, self.config.revoke_within_ms);
+        let conv = &mut self.conversations.slab[index as usize];
+        let turn = conv.turn;
+        let Target::Known(page) = target else { unreachable!("it was ready") };
+        let found = page.get(0).filter(|record| record.kind != Kind::Event);
+        let checked = conv.may_write(command).and_then(|()| {
+            let record = found.ok_or(Refusal::NotRevocable)?;
+            let manages =
+                conv.group.as_ref().is_some_and(|group| group.may_manage(&command.sender));
+            let own = record.sender == command.sender.as_str();
+            let late = within_ms > 0 && record.time_ms + within_ms < wall_ms;
+            match (own, manages) {
+                (_, true) => Ok(record),
+                (true, false) if !late => Ok(record),
+                (true, false) => Err(Refusal::NotRevocable),
+                (false, false) => Err(Refusal::NotPermitted),
+            }
+        });
+        let record = match checked {
+            Ok(record) => record,
+            Err(refusal) => {
+                let outcome = outcome(command, Err(refusal));
+                return self.answer(command, outcome, turn, effects);
+            }
+        };
+        let place = Stored { id: record.id, seq: record.seq, time_ms: record.time_ms };
+        if record.kind == Kind::Revoked {
+            // Said again: nothing happens again.
+            let outcome = outcome(command, Ok(Stored { time_ms: wall_ms, ..place }));
+            return self.answer(command, outcome, turn, effects);
+        }
+        let happened = Happened::Revoked { seq: record.seq, wire: imboy::wire_id(&record) };
+        let mut content = Vec::new();
+        happened.encode(&mut content);
+        let draft = Draft {
+            kind: Kind::Event,
+            sender_ms: None,
+            sender: command.sender.as_str(),
+            device: &command.device,
+            client_id: "",
+            content: &content,
+            dedup: None,
+        };
+        let Some(stored) = self.append(index, &draft, effects) else {
+            let outcome = outcome(command, Err(Refusal::TryAgain));
+            return self.answer(command, outcome, 0, effects);
+        };
+        let conversation = command.key;
+        effects.entries.push(Entry::Emptied { conversation, record: emptied(&record) });
+        self.put_marks(index, Some(&command.sender), stored.seq, effects);
+        let outcome = outcome(command, Ok(stored));
+        self.answer(command, outcome, effects.turn, effects);
+        self.spread(index, &draft, stored, None, Some(&command.sender), effects);
     }
 
     /// Stores a message, answers its sender and delivers it.
-    fn append(
+    fn store(
         &mut self,
         index: u32,
-        command: Command,
+        command: &Command,
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) {
-        let now_ms = self.now.wall_ms;
-        let Some(id) = self.ids.next((now_ms / 1000) as u32) else {
-            let outcome = outcome(&command, Err(Refusal::TryAgain));
-            return self.answer(&command, outcome, 0, effects);
+        let Action::Send { sender_ms, content, copies } = &command.action else {
+            unreachable!("the caller looked")
         };
-        let Action::Send { sender_ms, content, copies } = &command.action;
+        let draft = Draft {
+            kind: Kind::Message,
+            sender_ms: *sender_ms,
+            sender: command.sender.as_str(),
+            device: &command.device,
+            client_id: &command.client_id,
+            content,
+            dedup,
+        };
+        let Some(stored) = self.append(index, &draft, effects) else {
+            let outcome = outcome(command, Err(Refusal::TryAgain));
+            return self.answer(command, outcome, 0, effects);
+        };
+        // Without copies, the sender's home passes the message when it gets the outcome.
+        let passes = (!copies).then_some(&command.sender);
+        self.put_marks(index, passes, stored.seq, effects);
+        let outcome = outcome(command, Ok(stored));
+        self.answer(command, outcome, effects.turn, effects);
+        self.spread(index, &draft, stored, Some(content), passes, effects);
+    }
+
+    /// Appends a record. `None`: there is no id for it yet, try again.
+    pub(crate) fn append(
+        &mut self,
+        index: u32,
+        draft: &Draft<'_>,
+        effects: &mut Effects,
+    ) -> Option<Stored> {
+        let now_ms = self.now.wall_ms;
+        let id = self.ids.next((now_ms / 1000) as u32)?;
         let turn = effects.turn;
         let conv = &mut self.conversations.slab[index as usize];
-        let (name, key) = (conv.conversation.clone().expect("loaded"), conv.key);
         conv.head += 1;
-        conv.countable += 1;
+        conv.countable += u64::from(draft.kind == Kind::Message);
         conv.time_ms = conv.time_ms.max(now_ms);
         conv.turn = turn;
         let stored = Stored { id, seq: conv.head, time_ms: conv.time_ms };
-        if let Some(dedup) = dedup {
+        if let Some(dedup) = draft.dedup {
             conv.recent.push_back(Recent { dedup, stored, turn });
         }
+        let key = conv.key;
         if stored.seq == 1 {
-            effects.entries.push(Entry::Conversation { key, conversation: name.clone() });
+            let conversation = conv.conversation.clone().expect("loaded");
+            effects.entries.push(Entry::Conversation { key, conversation });
         }
         let start = effects.entry_bytes.len() as u32;
-        effects.entry_bytes.extend_from_slice(content);
+        effects.entry_bytes.extend_from_slice(draft.content);
         let record = Box::new(MessageEntry {
             seq: stored.seq,
+            kind: draft.kind,
             id,
             time_ms: stored.time_ms,
-            sender_ms: *sender_ms,
+            sender_ms: draft.sender_ms,
             countable: conv.countable,
-            sender: command.sender.clone(),
-            device: command.device.clone(),
-            client_id: command.client_id.clone(),
+            sender: CompactString::new(draft.sender),
+            device: draft.device.clone(),
+            client_id: CompactString::new(draft.client_id),
             content: start..effects.entry_bytes.len() as u32,
-            dedup,
+            dedup: draft.dedup,
         });
         effects.entries.push(Entry::Message { conversation: key, record });
-        for (side, member) in name.members().enumerate() {
-            let wants = *member != command.sender || *copies;
-            if wants && conv.marks[side].is_none() {
-                conv.marks[side] = Some(stored.seq);
-                let (user, seq) = (member.clone(), stored.seq);
-                effects.entries.push(Entry::Mark { user, conversation: key, seq });
-            }
-        }
-        let countable = conv.countable;
-        let outcome = outcome(&command, Ok(stored));
-        self.answer(&command, outcome, turn, effects);
-        self.send_deliveries(&name, &command, stored, countable, effects);
+        Some(stored)
     }
 
-    fn send_deliveries(
+    /// Puts the inbox marks of those that have none; the devices of `passes` need none.
+    fn put_marks(&mut self, index: u32, passes: Option<&UserId>, seq: u64, effects: &mut Effects) {
+        let conv = &mut self.conversations.slab[index as usize];
+        let name = conv.conversation.as_ref().expect("loaded");
+        for (member, mark) in name.marked().zip(&mut conv.marks) {
+            if Some(member) != passes && mark.is_none() {
+                *mark = Some(seq);
+                let (user, conversation) = (member.clone(), conv.key);
+                effects.entries.push(Entry::Mark { user, conversation, seq });
+            }
+        }
+    }
+
+    /// Brings a record to whom it concerns, once the open turn is durable: to the homes of the
+    /// marked users but `passes`, or to the shards that have subscribed to the group. `body` is
+    /// the content where it can be shared.
+    pub(crate) fn spread(
         &mut self,
-        name: &Conversation,
-        command: &Command,
+        index: u32,
+        draft: &Draft<'_>,
         stored: Stored,
-        countable: u64,
+        body: Option<&Bytes>,
+        passes: Option<&UserId>,
         effects: &mut Effects,
     ) {
-        let Action::Send { sender_ms, content, copies } = &command.action;
-        for member in name.members() {
-            // Without copies, the sender's home passes the message when it gets the outcome.
-            if *member == command.sender && !*copies {
-                continue;
+        let conv = &self.conversations.slab[index as usize];
+        let (key, countable, turn) = (conv.key, conv.countable, effects.turn);
+        let deliver = || Deliver {
+            conversation: key,
+            stored,
+            kind: draft.kind,
+            sender_ms: draft.sender_ms,
+            countable,
+            sender: CompactString::new(draft.sender),
+            device: draft.device.clone(),
+            client_id: CompactString::new(draft.client_id),
+            content: body.cloned().unwrap_or_else(|| Bytes::copy_from_slice(draft.content)),
+        };
+        if let Some(group) = &conv.group {
+            if group.subscribers.is_empty() {
+                return;
             }
+            let deliver = deliver();
+            for to in group.subscribers.clone().iter() {
+                let deliver = Box::new(deliver.clone());
+                if to == self.config.shard {
+                    self.route_later(to, Routed::GroupDeliver(deliver), turn, effects);
+                } else if let Some(routed) = self.links.offer(to, None, deliver, turn) {
+                    self.out(effects, turn).routes.push((to, routed));
+                }
+            }
+            return;
+        }
+        let name = conv.conversation.clone().expect("loaded");
+        for member in name.marked().filter(|member| Some(*member) != passes) {
             let home = member.slot().shard(self.config.shards);
-            let (turn, key) = (effects.turn, command.key);
             if home == self.config.shard {
                 let record = Record {
                     seq: stored.seq,
+                    kind: draft.kind,
                     id: stored.id,
                     time_ms: stored.time_ms,
-                    sender_ms: *sender_ms,
+                    sender_ms: draft.sender_ms,
                     countable,
-                    sender: command.sender.as_str(),
-                    dialect: command.device.dialect,
-                    device: &command.device.name,
-                    client_id: &command.client_id,
-                    content,
+                    sender: draft.sender,
+                    dialect: draft.device.dialect,
+                    device: &draft.device.name,
+                    client_id: draft.client_id,
+                    content: draft.content,
                 };
                 self.deliver(member, key, &record, turn, effects);
-                continue;
-            }
-            let deliver = Box::new(Deliver {
-                user: member.clone(),
-                conversation: key,
-                stored,
-                sender_ms: *sender_ms,
-                countable,
-                sender: command.sender.clone(),
-                device: command.device.clone(),
-                client_id: command.client_id.clone(),
-                content: content.clone(),
-            });
-            if let Some(routed) = self.links.offer(home, deliver, turn) {
+            } else if let Some(routed) =
+                self.links.offer(home, Some(member.clone()), Box::new(deliver()), turn)
+            {
                 self.out(effects, turn).routes.push((home, routed));
             }
         }
@@ -430,6 +725,13 @@ impl Shard {
             conv.settles.push((user, seq, all));
             return;
         }
+        if conv.group.is_some() {
+            // With too much waiting it is not said again before the user's next connect.
+            if all && conv.waiting.len() < CONVERSATION_WAITERS_MAX {
+                self.enqueue(index, Request::Seen(user, seq), None, effects);
+            }
+            return;
+        }
         let side = conv.conversation.as_ref().and_then(|name| name.side(user.as_str()));
         let Some(side) = side else { return };
         // A newer message is on its way to the user's home already: there will be another report.
@@ -448,6 +750,22 @@ impl Shard {
 }
 
 impl Conv {
+    /// Whether the rules let a client write here (protocols/README.md, *Who may do what*).
+    fn may_write(&self, command: &Command) -> Result<(), Refusal> {
+        if let Some(group) = &self.group {
+            return group.may_write(&command.sender);
+        }
+        let name = self.conversation.as_ref().expect("loaded");
+        let from = name.side(command.sender.as_str()).expect("the sender is a member");
+        if !self.exists[from] {
+            return Err(Refusal::SenderUnknown);
+        }
+        if !self.exists[1 - from] && name.marked().count() == 2 {
+            return Err(Refusal::NoSuchUser);
+        }
+        Ok(())
+    }
+
     /// Forgets messages that every look-up still to be answered has seen.
     fn forget_recent(&mut self, durable: u64) {
         let seen = self.waiting.front().map_or(durable, |front| front.asked);
@@ -457,14 +775,36 @@ impl Conv {
     }
 }
 
+/// A message without its content.
+fn emptied(record: &Record<'_>) -> Box<MessageEntry> {
+    Box::new(MessageEntry {
+        seq: record.seq,
+        kind: Kind::Revoked,
+        id: record.id,
+        time_ms: record.time_ms,
+        sender_ms: record.sender_ms,
+        countable: record.countable,
+        sender: CompactString::new(record.sender),
+        device: DeviceId { dialect: record.dialect, name: CompactString::new(record.device) },
+        client_id: CompactString::new(record.client_id),
+        content: 0..0,
+        dedup: None,
+    })
+}
+
 fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
-    let Action::Send { content, .. } = &command.action;
+    let revoked = match &command.action {
+        Action::Revoke { to } => Some(to.clone()),
+        Action::Send { .. } => None,
+    };
     Outcome {
         conn: command.origin.conn,
         conversation: command.key,
+        kind: command.conversation.kind(),
         sender: command.sender.clone(),
         client_id: command.client_id.clone(),
-        content_bytes: content.len() as u32,
+        revoked,
+        content_bytes: command.action.content_bytes() as u32,
         result,
     }
 }

@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 
-use crate::dialect::imboy;
+use crate::dialect::{Class, Place, imboy};
 use crate::event::{Effects, Outputs, Write};
+use crate::happened::Happened;
 use crate::ids::{ConvKey, DeviceId, Dialect, MessageId, UserId};
 use crate::limits::CURSOR_RANGES_PULL;
-use crate::record::Record;
-use crate::shard::users::{Cursor, Early, Inbox, Live, UserRef};
+use crate::record::{Kind, Record};
+use crate::shard::users::{Cursor, Early, Live, UserRef};
 use crate::shard::{Shard, frame};
 
 /// A record that some device must read from the log, once its turn is durable.
@@ -22,19 +23,32 @@ pub(crate) struct Unread {
     seq: u64,
 }
 
-/// A message encoded for one dialect, in the arena of the outputs that it leaves with.
+/// A record encoded for one dialect, in the arena of the outputs that it leaves with.
+#[derive(Clone, Debug)]
 pub(crate) struct Encoded {
-    dialect: Dialect,
-    held: bool,
+    pub(crate) dialect: Dialect,
+    pub(crate) held: bool,
+    /// Nothing in it depends on who receives it, but that it is not the sender.
+    pub(crate) shared: bool,
     pub(crate) range: Range<u32>,
+    class: Class,
     wire: MessageId,
 }
 
 /// Whether a device of `dialect` is shown the record at all; what is not counts as acknowledged
 /// when the cursor passes it.
 pub(crate) fn is_shown(record: &Record<'_>, to: &UserId, device: &DeviceId, echo: bool) -> bool {
-    let own_device = record.dialect == device.dialect && record.device == device.name;
-    record.sender != to.as_str() || (echo && !own_device)
+    match record.kind {
+        Kind::Message | Kind::Revoked => {
+            let own_device = record.dialect == device.dialect && record.device == device.name;
+            record.sender != to.as_str() || (echo && !own_device)
+        }
+        Kind::Event => {
+            Happened::decode(record.content).is_some_and(|happened| match device.dialect {
+                Dialect::Imboy => imboy::shows(&happened, record, to.as_str()),
+            })
+        }
+    }
 }
 
 impl Shard {
@@ -64,7 +78,7 @@ impl Shard {
             }
             let inbox = owner.inbox.entry(key).or_default();
             inbox.changed_ms = now_ms;
-            let cursor = inbox.at_head(index as u32, seq - 1);
+            let cursor = inbox.at(index as u32, seq - 1);
             if seq <= cursor.sent {
                 continue;
             }
@@ -86,7 +100,8 @@ impl Shard {
                 encoded.dialect == device.id.dialect && encoded.held == held
             });
             if !known {
-                encoded = Some(encode(record, &owner.id, device.id.dialect, held, outputs));
+                let dialect = device.id.dialect;
+                encoded = Some(encode(record, &owner.id, Place::User, dialect, held, outputs));
             }
             let encoded = encoded.as_ref().expect("made above");
             send(live, cursor, key, seq, encoded, now_ms, outputs);
@@ -119,7 +134,7 @@ impl Shard {
             if live.catch_up.loading {
                 live.catch_up.early.entry(key).or_insert(Early { first: from, head: 0 });
             } else {
-                owner.inbox.entry(key).or_default().at_head(index as u32, from - 1);
+                owner.inbox.entry(key).or_default().at(index as u32, from - 1);
             }
         }
         self.note_unread(Unread { turn: 0, user, key, seq: head }, effects);
@@ -200,36 +215,38 @@ impl Shard {
     }
 }
 
-impl Inbox {
-    /// The device's cursor; a connected device without one has everything up to `seq`.
-    fn at_head(&mut self, device: u32, seq: u64) -> &mut Cursor {
-        let found = self.cursors.iter().position(|cursor| cursor.device == device);
-        let at = found.unwrap_or_else(|| {
-            self.cursors.push(Cursor::new(device, seq));
-            self.cursors.len() - 1
-        });
-        &mut self.cursors[at]
-    }
-}
-
 /// Encodes a record for a dialect, as its receiver `to` gets it.
 pub(crate) fn encode(
     record: &Record<'_>,
     to: &UserId,
+    place: Place<'_>,
     dialect: Dialect,
     held: bool,
     outputs: &mut Outputs,
 ) -> Encoded {
-    let (range, wire) = match dialect {
-        Dialect::Imboy => (
-            frame(outputs, |out| imboy::write_message(record, to.as_str(), out)),
-            imboy::wire_id(record),
-        ),
+    let (class, range, wire) = match (dialect, record.kind) {
+        (Dialect::Imboy, Kind::Event) => {
+            let happened = Happened::decode(record.content);
+            let happened = happened.expect("what is not known is not shown");
+            let range = frame(outputs, |out| {
+                imboy::write_event(&happened, record, place, to.as_str(), out);
+            });
+            (Class::Event, range, imboy::event_id(&happened, record))
+        }
+        (Dialect::Imboy, Kind::Message | Kind::Revoked) => {
+            let (class, kind, to) = match place {
+                Place::User => (Class::Private, "C2C", to.as_str()),
+                Place::Group(group) => (Class::Group, "C2G", group.as_str()),
+            };
+            let range = frame(outputs, |out| imboy::write_message(record, kind, to, out));
+            (class, range, imboy::wire_id(record))
+        }
     };
-    Encoded { dialect, held, range, wire }
+    let shared = class == Class::Group;
+    Encoded { dialect, held, shared, range, class, wire }
 }
 
-/// Writes an encoded message to a device's connections and notes it as in flight.
+/// Writes an encoded record to a device's connections and notes it as in flight.
 pub(crate) fn send(
     live: &mut Live,
     cursor: &mut Cursor,
@@ -239,11 +256,17 @@ pub(crate) fn send(
     now_ms: u64,
     outputs: &mut Outputs,
 ) -> u64 {
+    let Encoded { ref range, class, wire, .. } = *encoded;
     for &conn in &live.conns {
-        outputs.writes.push(Write { conn, range: encoded.range.clone() });
+        match outputs.writes.last_mut() {
+            // What stands behind each other goes as one.
+            Some(last) if last.conn == conn && last.range.end == range.start => {
+                last.range.end = range.end;
+            }
+            _ => outputs.writes.push(Write { conn, range: range.clone() }),
+        }
     }
     cursor.sent = seq;
     cursor.unacked += 1;
-    let bytes = encoded.range.end - encoded.range.start;
-    live.push(key, seq, encoded.wire, bytes, now_ms)
+    live.push(key, seq, class, wire, range.end - range.start, now_ms)
 }

@@ -14,6 +14,9 @@ use crate::event::{Deliver, Routed};
 use crate::ids::{ConvKey, ShardId, UserId};
 use crate::limits::{LINK_BYTES_MAX, LINK_DELIVERIES_MAX};
 
+/// Whom a delivery is for: the devices of one user, or (`None`) the shard's members of a group.
+type To = (Option<UserId>, ConvKey);
+
 /// The link to one shard.
 #[derive(Debug, Default)]
 struct Link {
@@ -23,9 +26,9 @@ struct Link {
     drained_bytes: u64,
     /// Heads that wait: `from..=head` are in the log. While a conversation is here, its later
     /// deliveries are added to it, so that no delivery overtakes an earlier one.
-    heads: HashMap<(UserId, ConvKey), (u64, u64), Hashing>,
+    heads: HashMap<To, (u64, u64), Hashing>,
     /// The order in which the heads leave.
-    order: VecDeque<(UserId, ConvKey)>,
+    order: VecDeque<To>,
     /// The last turn that a waiting head depends on.
     turn: u64,
 }
@@ -46,11 +49,18 @@ pub(crate) struct Links {
 /// What counts as one delivery's size, here and where the receiver drains it.
 pub fn delivery_bytes(routed: &Routed) -> Option<u64> {
     match routed {
-        Routed::Deliver(deliver) => Some(256 + deliver.content.len() as u64),
-        Routed::Head { .. } => Some(128),
-        Routed::Command(_) | Routed::Outcome(_) | Routed::Settled { .. } | Routed::Noted { .. } => {
-            None
+        Routed::Deliver { deliver, .. } | Routed::GroupDeliver(deliver) => {
+            Some(256 + deliver.content.len() as u64)
         }
+        Routed::Head { .. } => Some(128),
+        Routed::Command(_)
+        | Routed::Outcome(_)
+        | Routed::Settled { .. }
+        | Routed::Noted { .. }
+        | Routed::Subscribe { .. }
+        | Routed::Unsubscribe { .. }
+        | Routed::Subscribed { .. }
+        | Routed::Membership { .. } => None,
     }
 }
 
@@ -64,16 +74,20 @@ impl Links {
     pub(crate) fn offer(
         &mut self,
         to: ShardId,
+        user: Option<UserId>,
         deliver: Box<Deliver>,
         turn: u64,
     ) -> Option<Routed> {
         let link = &mut self.links[usize::from(to.0)];
         let seq = deliver.stored.seq;
-        let key = (deliver.user.clone(), deliver.conversation);
+        let key = (user, deliver.conversation);
         if let Some((_, head)) = link.heads.get_mut(&key) {
             *head = seq;
         } else if link.has_room() {
-            let routed = Routed::Deliver(deliver);
+            let routed = match key.0 {
+                Some(user) => Routed::Deliver { user, deliver },
+                None => Routed::GroupDeliver(deliver),
+            };
             link.sent += 1;
             link.sent_bytes += delivery_bytes(&routed).expect("a delivery");
             return Some(routed);
@@ -114,20 +128,24 @@ mod tests {
     use super::*;
     use crate::event::Stored;
     use crate::ids::{DeviceId, Dialect, MessageId, Slot};
+    use crate::record::Kind;
 
     fn deliver(conversation: u8, seq: u64, bytes: usize) -> Box<Deliver> {
-        let user = UserId::parse("u").expect("valid");
         Box::new(Deliver {
-            user: user.clone(),
             conversation: ConvKey { slot: Slot(0), hash: [conversation; 16] },
             stored: Stored { id: MessageId([0; 12]), seq, time_ms: 0 },
+            kind: Kind::Message,
             sender_ms: None,
             countable: seq,
-            sender: user,
+            sender: "u".into(),
             device: DeviceId { dialect: Dialect::Imboy, name: "d".into() },
             client_id: "".into(),
             content: vec![0; bytes].into(),
         })
+    }
+
+    fn user() -> Option<UserId> {
+        UserId::parse("u")
     }
 
     #[test]
@@ -135,19 +153,19 @@ mod tests {
         let to = ShardId(1);
         let mut links = Links::new(2);
         let mut sent = 0;
-        while links.offer(to, deliver(1, sent + 1, 10), 1).is_some() {
+        while links.offer(to, user(), deliver(1, sent + 1, 10), 1).is_some() {
             sent += 1;
         }
         assert_eq!(sent, LINK_DELIVERIES_MAX);
         for seq in sent + 2..sent + 1000 {
-            assert!(links.offer(to, deliver(1, seq, 10), 2).is_none());
+            assert!(links.offer(to, user(), deliver(1, seq, 10), 2).is_none());
         }
-        assert!(links.offer(to, deliver(2, 7, 10), 3).is_none());
+        assert!(links.offer(to, user(), deliver(2, 7, 10), 3).is_none());
         assert!(links.next_head(to).is_none(), "there is still no room");
 
         links.drained(to, 1, 266);
         // There is room, but the waiting head may not be overtaken by its successor.
-        assert!(links.offer(to, deliver(1, sent + 1000, 10), 4).is_none());
+        assert!(links.offer(to, user(), deliver(1, sent + 1000, 10), 4).is_none());
         let (routed, turn) = links.next_head(to).expect("room for one");
         let Routed::Head { from, head, .. } = routed else { panic!("{routed:?}") };
         assert_eq!((from, head, turn), (sent + 1, sent + 1000, 4));
@@ -157,7 +175,7 @@ mod tests {
         let (routed, _) = links.next_head(to).expect("the other conversation");
         assert!(matches!(routed, Routed::Head { from: 7, head: 7, .. }), "{routed:?}");
         links.drained(to, 3, 3 * 266);
-        assert!(links.offer(to, deliver(1, sent + 1001, 10), 5).is_some(), "live again");
+        assert!(links.offer(to, user(), deliver(1, sent + 1001, 10), 5).is_some(), "live again");
     }
 
     #[test]
@@ -165,7 +183,8 @@ mod tests {
         let to = ShardId(0);
         let mut links = Links::new(1);
         let big = 1 << 20;
-        let fit = (0..20).take_while(|&n| links.offer(to, deliver(1, n + 1, big), 1).is_some());
+        let fit =
+            (0..20).take_while(|&n| links.offer(to, user(), deliver(1, n + 1, big), 1).is_some());
         assert_eq!(fit.count() as u64, LINK_BYTES_MAX / (1 << 20));
     }
 }

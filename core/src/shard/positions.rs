@@ -1,6 +1,7 @@
 //! Acknowledgements and what follows from them: cursors are written once per second, and a
 //! conversation at rest is reported to its home, which then deletes the user's inbox mark.
 
+use crate::dialect::Class;
 use crate::event::{Effects, Entry, Load, Position, Routed};
 use crate::ids::{ConvKey, DeviceId, MessageId, UserId};
 use crate::limits::{CURSOR_FLUSH_MS, SETTLE_MS};
@@ -15,6 +16,7 @@ impl Shard {
         &mut self,
         user: UserRef,
         device: u32,
+        class: Class,
         id: &str,
         effects: &mut Effects,
     ) {
@@ -23,7 +25,7 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("a live connection holds its user");
         let live = owner.devices[device as usize].live.as_mut();
         let live = live.expect("a live connection has a live device");
-        let Some(sent) = live.acknowledge(wire) else { return };
+        let Some(sent) = live.acknowledge(class, wire) else { return };
         let key = sent.conversation;
         let gap_over = live.catch_up.waits_for == Some(sent.number);
         if gap_over {
@@ -61,6 +63,7 @@ impl Shard {
     pub(crate) fn flush_cursors(&mut self, effects: &mut Effects) {
         self.flush_armed = false;
         for (user, key) in std::mem::take(&mut self.dirty) {
+            let seat = self.seat_position(user, key);
             let Some(owner) = self.users.get_mut(user) else { continue };
             let Some(inbox) = owner.inbox.get_mut(&key) else { continue };
             inbox.listed = false;
@@ -78,6 +81,15 @@ impl Shard {
                     position: cursor.position(key, live),
                 });
             }
+            if let Some((has, _)) = seat {
+                // What has everything has what its seat says, and needs no cursor.
+                inbox.cursors.retain(|cursor| {
+                    cursor.sent != has || cursor.unacked > 0 || cursor.behind || cursor.is_paced()
+                });
+                if inbox.cursors.is_empty() {
+                    owner.inbox.remove(&key);
+                }
+            }
         }
     }
 
@@ -88,7 +100,9 @@ impl Shard {
         else {
             return;
         };
-        if inbox.rest().is_some() && inbox.settle_due_ms == 0 {
+        // A group has no mark to be deleted.
+        let rests = inbox.group.is_none() && inbox.rest().is_some();
+        if rests && inbox.settle_due_ms == 0 {
             inbox.settle_due_ms = now_ms + SETTLE_MS;
             let timer = Timer::Settle { user, conversation: key };
             self.timers.arm(inbox.settle_due_ms, timer);

@@ -4,6 +4,7 @@
 //! them, and whenever a live message could not be taken, conversations are read in turn (*pull
 //! mode*, protocols/README.md).
 
+use crate::dialect::Place;
 use crate::event::{Effects, Load};
 use crate::ids::ConvKey;
 use crate::limits::{
@@ -133,6 +134,8 @@ impl Shard {
         let live = at.live.as_mut()?;
         let inbox = owner.inbox.get_mut(&key)?;
         inbox.changed_ms = now_ms;
+        let group = inbox.group.clone();
+        let place = group.as_ref().map_or(Place::User, Place::Group);
         let cursor = inbox.cursor(device)?;
         if record.seq <= cursor.sent {
             return Some(None);
@@ -151,7 +154,7 @@ impl Shard {
         }
         let held = live.holds(durable, effects.turn);
         let outputs = if held { &mut effects.held } else { &mut effects.now };
-        let encoded = encode(record, &owner.id, at.id.dialect, held, outputs);
+        let encoded = encode(record, &owner.id, place, at.id.dialect, held, outputs);
         let number = send(live, cursor, key, record.seq, &encoded, now_ms, outputs);
         self.arm_retries(user);
         Some(Some(number))

@@ -1,13 +1,14 @@
 //! What a device has not acknowledged is sent again, at the times of its dialect. Bodies come from
 //! the log: nothing is kept for it.
 
+use crate::dialect::Place;
 use crate::event::{Effects, Load, Write};
 use crate::ids::ConvKey;
 use crate::limits::{PAGE_BYTES, PULL_DELAY_MS};
 use crate::record::Page;
 use crate::shard::delivery::encode;
 use crate::shard::timers::Timer;
-use crate::shard::users::{InFlight, UserRef};
+use crate::shard::users::{InFlight, Inbox, UserRef};
 use crate::shard::{Shard, Waiting};
 
 impl Shard {
@@ -20,8 +21,8 @@ impl Shard {
             if live.retry_armed {
                 continue;
             }
-            let retry_ms = self.config.dialects.delivery(device.id.dialect).retry_ms;
-            let due = live.unacknowledged().filter_map(|sent| sent.due_ms(retry_ms)).min();
+            let rules = self.config.dialects.delivery(device.id.dialect);
+            let due = live.unacknowledged().filter_map(|sent| sent.due_ms(&rules)).min();
             if let Some(due_ms) = due {
                 live.retry_armed = true;
                 let timer = Timer::Retry { user, device: index as u32, epoch: live.epoch };
@@ -38,13 +39,13 @@ impl Shard {
         }
         let owner = self.users.get_mut(user).expect("it has a live device");
         let at = &mut owner.devices[device as usize];
-        let retry_ms = self.config.dialects.delivery(at.id.dialect).retry_ms;
+        let rules = self.config.dialects.delivery(at.id.dialect);
         let live = at.live.as_mut().expect("looked up above");
         live.retry_armed = false;
         if live.retry_loading {
             return;
         }
-        let is_due = |sent: &&InFlight| sent.due_ms(retry_ms).is_some_and(|due| due <= now_ms);
+        let is_due = |sent: &&InFlight| sent.due_ms(&rules).is_some_and(|due| due <= now_ms);
         let Some(first) = live.unacknowledged().find(is_due).copied() else {
             return self.arm_retries(user);
         };
@@ -72,7 +73,7 @@ impl Shard {
         }
         let owner = self.users.get_mut(user).expect("it has a live device");
         let at = &mut owner.devices[device as usize];
-        let retry_ms = self.config.dialects.delivery(at.id.dialect).retry_ms;
+        let rules = self.config.dialects.delivery(at.id.dialect);
         let live = at.live.as_mut().expect("looked up above");
         live.retry_loading = false;
         let mut records = page.iter().peekable();
@@ -80,8 +81,9 @@ impl Shard {
         let conns = live.conns.clone();
         let held = live.holds(self.durable, effects.turn);
         let outputs = if held { &mut effects.held } else { &mut effects.now };
+        let place = owner.inbox.get(&key).map_or(Place::User, Inbox::place);
         for sent in live.unacknowledged_mut().filter(|sent| sent.conversation == key) {
-            let due = sent.due_ms(retry_ms).is_some_and(|due_ms| due_ms <= now_ms);
+            let due = sent.due_ms(&rules).is_some_and(|due_ms| due_ms <= now_ms);
             if !due || last.is_none_or(|last| sent.seq > last) {
                 continue;
             }
@@ -92,7 +94,7 @@ impl Shard {
                 continue;
             };
             sent.tries += 1;
-            let encoded = encode(record, &owner.id, at.id.dialect, held, outputs);
+            let encoded = encode(record, &owner.id, place, at.id.dialect, held, outputs);
             for &conn in &conns {
                 outputs.writes.push(Write { conn, range: encoded.range.clone() });
             }

@@ -1,12 +1,14 @@
 //! Connections of this shard: what their frames ask for and what they are told.
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::command::{Action, Command, Origin, Outcome};
+use crate::dialect::Class;
 use crate::dialect::imboy::{self, AckKind, Frame, Undecodable};
 use crate::error::Refusal;
 use crate::event::{Close, CloseHow, Effects, Routed};
-use crate::ids::{ConnId, Conversation, Dialect, UserId};
+use crate::ids::{ConnId, ConvKind, Conversation, Dialect, GroupId, UserId};
 use crate::limits::UNDECODABLE_MAX;
 use crate::session::LoginFault;
 use crate::shard::timers::Timer;
@@ -140,10 +142,20 @@ impl Shard {
             (Ok(Frame::Ack { kind, id, device }), State::Live { user, device: index }) => {
                 self.imboy_ack(conn, kind, id, device, user, index, effects);
             }
-            (Ok(Frame::Send { id, to, sender_ms, payload }), State::Live { user, device }) => {
+            (
+                Ok(Frame::Send { group, id, to, sender_ms, payload }),
+                State::Live { user, device },
+            ) => {
                 let content = Bytes::copy_from_slice(&bytes[payload]);
                 let send = Action::Send { sender_ms, content, copies: false };
-                self.request(conn, user, device, &to, id, send, effects);
+                self.request_to(conn, user, device, group, &to, id, send, effects);
+            }
+            (Ok(Frame::Revoke { group, id, to }), State::Live { user, device }) => {
+                let revoke = Action::Revoke { to: to.clone() };
+                self.request_to(conn, user, device, group, &to, id, revoke, effects);
+            }
+            (Ok(Frame::RevokeAck { id }), State::Live { user, device }) => {
+                self.acknowledge(user, device, Class::Event, &id, effects);
             }
             // A client that speaks before its login is through, or after it failed, gets what the
             // login gets; nothing of the account is touched.
@@ -188,8 +200,40 @@ impl Shard {
             return self.refuse(conn, refusal, None, 0, effects);
         }
         match kind {
-            AckKind::C2c => self.acknowledge(user, index, id, effects),
-            AckKind::Other => self.refresh_acked(conn, id),
+            AckKind::C2c => self.acknowledge(user, index, Class::Private, id, effects),
+            AckKind::C2g => self.acknowledge(user, index, Class::Group, id, effects),
+            AckKind::S2c => {
+                self.acknowledge(user, index, Class::Event, id, effects);
+                self.refresh_acked(conn, id);
+            }
+            AckKind::Webrtc => {}
+        }
+    }
+
+    /// A request about a group or, with a user, about their private conversation.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    fn request_to(
+        &mut self,
+        conn: ConnId,
+        user: UserRef,
+        device: u32,
+        group: bool,
+        to: &str,
+        id: CompactString,
+        action: Action,
+        effects: &mut Effects,
+    ) {
+        let owner = self.users.get(user).expect("a live connection holds its user");
+        let place = if group {
+            GroupId::parse(to).map(Conversation::Group).ok_or(Refusal::NoSuchGroup)
+        } else {
+            let to = UserId::parse(to).ok_or(Refusal::NoSuchUser);
+            to.map(|to| Conversation::private(&owner.id, &to))
+        };
+        match place {
+            Ok(place) => self.request(conn, user, device, place, id, action, effects),
+            // What cannot be an id is nobody's.
+            Err(refusal) => self.refuse(conn, refusal, Some(&id), 0, effects),
         }
     }
 
@@ -200,27 +244,23 @@ impl Shard {
         conn: ConnId,
         user: UserRef,
         device: u32,
-        to: &str,
-        client_id: compact_str::CompactString,
+        conversation: Conversation,
+        client_id: CompactString,
         mut action: Action,
         effects: &mut Effects,
     ) {
-        let Some(to) = UserId::parse(to) else {
-            // What cannot be an id is nobody's.
-            return self.refuse(conn, Refusal::NoSuchUser, Some(&client_id), 0, effects);
-        };
         let owner = self.users.get(user).expect("a live connection holds its user");
         let (sender, own) = (owner.id.clone(), &owner.devices[device as usize].id);
-        let Action::Send { content, copies, .. } = &mut action;
-        let dialects = &self.config.dialects;
-        *copies = owner.devices.iter().any(|other| {
-            other.id != *own
-                && !other.gone
-                && dialects.delivery(other.id.dialect).echo_to_own_devices
-        });
-        let content_bytes = content.len();
+        if let Action::Send { copies, .. } = &mut action {
+            let dialects = &self.config.dialects;
+            *copies = owner.devices.iter().any(|other| {
+                other.id != *own
+                    && !other.gone
+                    && dialects.delivery(other.id.dialect).echo_to_own_devices
+            });
+        }
+        let content_bytes = action.content_bytes();
         let device = own.clone();
-        let conversation = Conversation::private(&sender, &to);
         let key = conversation.key(self.config.secret);
         let origin = Origin { shard: self.config.shard, conn };
         let command = Command { origin, conversation, key, sender, device, client_id, action };
@@ -243,7 +283,10 @@ impl Shard {
     pub(crate) fn outcome(&mut self, outcome: Outcome, turn: u64, effects: &mut Effects) {
         self.requests -= 1;
         self.request_bytes -= outcome.content_bytes as usize;
-        if let Ok(stored) = outcome.result {
+        // In a group the sender's devices see the record go by like everybody's.
+        if let Ok(stored) = outcome.result
+            && outcome.kind == ConvKind::Private
+        {
             let (sender, key) = (&outcome.sender, outcome.conversation);
             self.pass_own(sender, key, stored.seq, turn, effects);
         }
@@ -255,7 +298,13 @@ impl Shard {
         let turn = turn.max(session.turn);
         match outcome.result {
             Ok(stored) => write_frame(self.out(effects, turn), outcome.conn, |out| {
-                imboy::write_server_ack(&outcome.client_id, stored.time_ms, out);
+                if let Some(to) = &outcome.revoked {
+                    let (group, from) = (outcome.kind == ConvKind::Group, outcome.sender.as_str());
+                    let id = &outcome.client_id;
+                    return imboy::write_revoke_ack(group, id, from, to, stored.time_ms, out);
+                }
+                let group = outcome.kind == ConvKind::Group;
+                imboy::write_server_ack(group, &outcome.client_id, stored.time_ms, out);
             }),
             Err(refusal) => {
                 self.refuse(outcome.conn, refusal, Some(&outcome.client_id), turn, effects);

@@ -9,11 +9,13 @@ use crate::hash::Hashing;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::event::{ControlId, DeviceRow, Operation, Position, UserRow};
-use crate::ids::{ConnId, ConvKey, DeviceId, MessageId, UserId};
+use crate::dialect::{Class, Delivery, Place};
+use crate::event::{ControlId, DeviceRow, MembershipLoaded, Operation, Position, UserRow};
+use crate::ids::{ConnId, ConvKey, DeviceId, GroupId, MessageId, UserId};
 use crate::limits::{CURSOR_RANGES_MAX, CURSOR_RANGES_PULL, WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::record::Page;
 use crate::session::Hello;
+use crate::shard::fanout::Seat;
 
 /// A user's place in memory; stale once the user was forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -53,6 +55,8 @@ impl Users {
             loading: true,
             devices: Vec::new(),
             inbox: HashMap::default(),
+            seats: Vec::new(),
+            news: Vec::new(),
             waiting: VecDeque::new(),
             connections: 0,
             turn: 0,
@@ -95,6 +99,11 @@ pub(crate) struct User {
     pub(crate) devices: Vec<Device>,
     /// Conversations in which something is pending, in flight, or not yet known to be at rest.
     pub(crate) inbox: HashMap<ConvKey, Inbox, Hashing>,
+    /// Its seats in groups, while it is connected.
+    pub(crate) seats: Vec<Seat>,
+    /// Changes of membership while memberships are being read: group, seq, joined. What was read
+    /// may be older.
+    pub(crate) news: Vec<(GroupId, u64, bool)>,
     pub(crate) waiting: VecDeque<Waiter>,
     pub(crate) connections: usize,
     /// The last turn that changed a row of this user.
@@ -102,6 +111,13 @@ pub(crate) struct User {
 }
 
 impl User {
+    /// Whether a device is finding out what there is for it.
+    pub(crate) fn is_reading_memberships(&self) -> bool {
+        let reads =
+            |device: &Device| device.live.as_ref().is_some_and(|live| live.catch_up.loading);
+        self.devices.iter().any(reads)
+    }
+
     /// Whether it may be forgotten once `turn` is durable.
     pub(crate) fn is_idle(&self) -> bool {
         !self.loading && self.connections == 0 && self.waiting.is_empty()
@@ -164,6 +180,12 @@ pub(crate) struct CatchUp {
     pub(crate) page: Option<(ConvKey, Page, usize)>,
     /// The message whose acknowledgement or pause is waited for.
     pub(crate) waits_for: Option<u64>,
+    /// Memberships whose group's head is not known here yet.
+    pub(crate) unplaced: Vec<MembershipLoaded>,
+    /// Memberships were read to their end.
+    pub(crate) memberships_read: bool,
+    /// Groups in which the device has its place.
+    pub(crate) placed: Vec<ConvKey>,
 }
 
 /// See [`CatchUp::early`]. `head` is 0 until it is durable.
@@ -177,6 +199,7 @@ pub(crate) struct Early {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlight {
     pub(crate) conversation: ConvKey,
+    pub(crate) class: Class,
     pub(crate) seq: u64,
     /// The id under which the device acknowledges it.
     pub(crate) wire: MessageId,
@@ -190,8 +213,9 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     /// When it is due again, if ever: ms of the monotonic clock.
-    pub(crate) fn due_ms(&self, retry_ms: &[u64]) -> Option<u64> {
-        retry_ms.get(usize::from(self.tries)).map(|after| self.first_ms + after)
+    pub(crate) fn due_ms(&self, rules: &Delivery<'_>) -> Option<u64> {
+        let after = rules.retry_ms(self.class).get(usize::from(self.tries));
+        after.map(|after| self.first_ms + after)
     }
 }
 
@@ -249,6 +273,7 @@ impl Live {
         &mut self,
         conversation: ConvKey,
         seq: u64,
+        class: Class,
         wire: MessageId,
         bytes: u32,
         now_ms: u64,
@@ -261,6 +286,7 @@ impl Live {
         let (tries, acked) = (0, false);
         self.in_flight.push_back(InFlight {
             conversation,
+            class,
             seq,
             wire,
             number,
@@ -272,9 +298,10 @@ impl Live {
         number
     }
 
-    /// Takes the oldest unacknowledged message with that id out of flight.
-    pub(crate) fn acknowledge(&mut self, wire: MessageId) -> Option<InFlight> {
-        let found = self.in_flight.iter_mut().find(|sent| !sent.acked && sent.wire == wire)?;
+    /// Takes the oldest unacknowledged message of that class with that id out of flight.
+    pub(crate) fn acknowledge(&mut self, class: Class, wire: MessageId) -> Option<InFlight> {
+        let wanted = |sent: &&mut InFlight| !sent.acked && sent.wire == wire && sent.class == class;
+        let found = self.in_flight.iter_mut().find(wanted)?;
         found.acked = true;
         let found = *found;
         self.unacked -= 1;
@@ -312,11 +339,41 @@ pub(crate) struct Inbox {
     pub(crate) settle_due_ms: u64,
     /// A cursor is dirty and this conversation is in the shard's list.
     pub(crate) listed: bool,
+    /// The group, where it is one: it has no marks, and a device at its head no cursor.
+    pub(crate) group: Option<GroupId>,
 }
 
 impl Inbox {
     pub(crate) fn cursor(&mut self, device: u32) -> Option<&mut Cursor> {
         self.cursors.iter_mut().find(|cursor| cursor.device == device)
+    }
+
+    /// The device's cursor; one without has everything up to `seq`.
+    pub(crate) fn at(&mut self, device: u32, seq: u64) -> &mut Cursor {
+        let found = self.cursors.iter().position(|cursor| cursor.device == device);
+        let at = found.unwrap_or_else(|| {
+            self.cursors.push(Cursor::new(device, seq));
+            self.cursors.len() - 1
+        });
+        &mut self.cursors[at]
+    }
+
+    /// Puts a device's cursor.
+    pub(crate) fn put(&mut self, cursor: Cursor) {
+        match self.cursor(cursor.device) {
+            Some(known) => *known = cursor,
+            None => self.cursors.push(cursor),
+        }
+    }
+
+    /// The device's position is known without a cursor.
+    pub(crate) fn forget(&mut self, device: u32) {
+        self.cursors.retain(|cursor| cursor.device != device);
+    }
+
+    /// Where its records are, for their frames.
+    pub(crate) fn place(&self) -> Place<'_> {
+        self.group.as_ref().map_or(Place::User, Place::Group)
     }
 
     /// The seq that everything here has been sent up to, if nothing is left to send or acknowledge.
@@ -328,7 +385,7 @@ impl Inbox {
 }
 
 /// A connected device in one conversation. What was sent and is not in flight is acknowledged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cursor {
     pub(crate) device: u32,
     /// Everything up to here was sent, passed, or acknowledged in an earlier stay.
@@ -368,8 +425,15 @@ impl Cursor {
             open.sort_unstable();
         }
         let Some(&first) = open.first() else {
-            let above = self.skip.iter().copied().filter(|&(first, _)| first > self.sent);
-            return Position { acked: self.sent, ranges: above.collect() };
+            let mut acked = self.sent;
+            let mut ranges: Vec<(u64, u64)> =
+                self.skip.iter().copied().filter(|&(_, last)| last > self.sent).collect();
+            // A range that touches what was sent is part of it.
+            while let Some(&(_, last)) = ranges.first().filter(|range| range.0 <= acked + 1) {
+                acked = last;
+                ranges.remove(0);
+            }
+            return Position { acked, ranges };
         };
         let mut ranges = Vec::new();
         for (at, &seq) in open.iter().enumerate() {
@@ -413,7 +477,7 @@ mod tests {
     fn live(seqs: &[u64]) -> Live {
         let mut live = Live::new(ConnId { index: 0, generation: 0 }, 0, false, 0);
         for &seq in seqs {
-            live.push(KEY, seq, wire(seq), 100, 0);
+            live.push(KEY, seq, Class::Private, wire(seq), 100, 0);
         }
         live
     }
@@ -424,7 +488,7 @@ mod tests {
 
     fn position(sent: u64, open: &[u64], skip: &[(u64, u64)]) -> (u64, Vec<(u64, u64)>) {
         let mut live = live(open);
-        live.push(OTHER, 1, wire(99), 1, 0);
+        live.push(OTHER, 1, Class::Private, wire(99), 1, 0);
         let mut cursor = Cursor::new(0, sent);
         cursor.unacked = open.len() as u32;
         cursor.skip = skip.to_vec();
@@ -441,6 +505,7 @@ mod tests {
         assert_eq!(position(9, &[9], &[(12, 13)]), (8, vec![(12, 13)]));
         assert_eq!(position(9, &[8], &[(3, 4), (10, 11)]), (7, vec![(9, 11)]));
         assert_eq!(position(9, &[], &[(11, 12)]), (9, vec![(11, 12)]));
+        assert_eq!(position(9, &[], &[(10, 12), (14, 15)]), (12, vec![(14, 15)]));
         let every_second: Vec<u64> = (1..200).step_by(2).collect();
         assert_eq!(position(200, &every_second, &[]).1.len(), 100);
     }
@@ -448,11 +513,18 @@ mod tests {
     #[test]
     fn acknowledging_takes_the_oldest_of_that_id_and_frees_the_window() {
         let mut live = live(&[1, 2, 3]);
-        live.push(OTHER, 7, wire(2), 100, 0);
+        live.push(OTHER, 7, Class::Private, wire(2), 100, 0);
+        assert!(live.acknowledge(Class::Group, wire(2)).is_none(), "of another class");
         assert_eq!(live.room(), (WINDOW_MESSAGES - 4, WINDOW_BYTES - 400));
-        assert_eq!(live.acknowledge(wire(2)).map(|sent| sent.conversation), Some(KEY));
-        assert_eq!(live.acknowledge(wire(2)).map(|sent| sent.conversation), Some(OTHER));
-        assert!(live.acknowledge(wire(2)).is_none());
+        assert_eq!(
+            live.acknowledge(Class::Private, wire(2)).map(|sent| sent.conversation),
+            Some(KEY)
+        );
+        assert_eq!(
+            live.acknowledge(Class::Private, wire(2)).map(|sent| sent.conversation),
+            Some(OTHER)
+        );
+        assert!(live.acknowledge(Class::Private, wire(2)).is_none());
         assert_eq!(live.unacknowledged().map(|sent| sent.seq).collect::<Vec<_>>(), [1, 3]);
         assert_eq!(live.room(), (WINDOW_MESSAGES - 2, WINDOW_BYTES - 200));
     }
@@ -475,8 +547,8 @@ mod tests {
                 1,
                 1,
             ]);
-            live.push(KEY, seq, wire, 100, 0);
-            assert!(live.acknowledge(wire).is_some());
+            live.push(KEY, seq, Class::Private, wire, 100, 0);
+            assert!(live.acknowledge(Class::Private, wire).is_some());
             assert!(live.in_flight.len() <= 2 + 65);
         }
         assert_eq!(live.unacknowledged().count(), 1);

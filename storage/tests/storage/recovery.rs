@@ -53,20 +53,6 @@ impl Store {
     }
 }
 
-fn copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().expect("a directory");
-    for (from, to) in [(from, to.path()), (&from.join("rocks"), &to.path().join("rocks"))] {
-        fs::create_dir_all(to).expect("made");
-        for entry in fs::read_dir(from).expect("read") {
-            let entry = entry.expect("read");
-            if entry.file_type().expect("known").is_file() {
-                fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
-            }
-        }
-    }
-    to
-}
-
 /// The files of the write-ahead log, oldest first.
 fn wals(store: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(store.join("rocks"))

@@ -78,6 +78,7 @@ fn first_message(log: &impl Log) {
         countable: 1,
         marks: [None, Some(1)],
         exists: [true, true],
+        group: None,
     };
     assert_eq!(conversation(log, &Load::Conversation { key, expected: None }), expect);
     assert_eq!(conversation(log, &Load::Conversation { key, expected }), expect);

@@ -1,11 +1,13 @@
 //! Short names for entries and loads. Asserts nothing itself.
 
+use std::fs;
 use std::path::Path;
 
 use ringpost_core::event::{Effects, Entry, Load, Loaded, MessageEntry, Position};
 use ringpost_core::ids::{
     ConvKey, Conversation, DedupKey, DeviceId, Dialect, MessageId, ShardId, UserId,
 };
+use ringpost_core::record::Kind;
 use ringpost_storage::{Batch, Log, Options, Rocks};
 
 /// Any constant will do: the tests choose the keys themselves.
@@ -67,11 +69,12 @@ impl Turn {
         let client_id = format!("c{seq}");
         let record = MessageEntry {
             seq,
+            kind: Kind::Message,
             id: id(seq),
             time_ms,
             sender_ms: seq.is_multiple_of(2).then_some(-(seq as i64)),
             countable: seq,
-            sender: user(one),
+            sender: one.into(),
             device: device("phone"),
             client_id: client_id.as_str().into(),
             content: start..self.0.entry_bytes.len() as u32,
@@ -142,4 +145,19 @@ pub fn head(log: &impl Log, one: &str, other: &str) -> u64 {
         Loaded::Conversation(loaded) => loaded.head,
         other => panic!("not a conversation: {other:?}"),
     }
+}
+
+/// A copy of a store, which is what a crash leaves.
+pub fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("a directory");
+    for (from, to) in [(from, to.path()), (&from.join("rocks"), &to.path().join("rocks"))] {
+        fs::create_dir_all(to).expect("made");
+        for entry in fs::read_dir(from).expect("read") {
+            let entry = entry.expect("read");
+            if entry.file_type().expect("known").is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+            }
+        }
+    }
+    to
 }

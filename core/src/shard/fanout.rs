@@ -1,0 +1,531 @@
+//! Groups where their members are: which connected users of this shard are in a group, and how
+//! its news reaches them.
+//!
+//! A record comes once to the shard, whatever the number of members. The members are then visited
+//! in slices, and each device gets everything from its position to the head in one write: a busy
+//! group coalesces by itself, and no turn is long. A member whose device has everything and has
+//! acknowledged it costs a seat of 16 bytes; its position is the group's.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use slab::Slab;
+
+use crate::dialect::Place;
+use crate::event::{Deliver, Effects, Routed};
+use crate::happened::Happened;
+use crate::hash::Hashing;
+use crate::ids::{ConvKey, Conversation, Dialect, GroupId, UserId};
+use crate::limits::{
+    CURSOR_RANGES_PULL, FANOUT_BUDGET, FANOUT_BYTES_MAX, FANOUT_RECORDS_MAX, FANOUT_TURN_BUDGET,
+};
+use crate::record::Kind;
+use crate::shard::Shard;
+use crate::shard::delivery::{Encoded, encode, is_shown, send};
+use crate::shard::users::{Cursor, UserRef};
+
+/// The groups of which connected users of this shard are members.
+#[derive(Debug, Default)]
+pub(crate) struct LocalGroups {
+    slab: Slab<LocalGroup>,
+    by_key: HashMap<ConvKey, u32, Hashing>,
+    /// Groups with a pass under way, in order of service.
+    busy: VecDeque<u32>,
+}
+
+/// A group with connected members here.
+#[derive(Debug)]
+struct LocalGroup {
+    key: ConvKey,
+    group: GroupId,
+    /// The members.
+    seats: Vec<UserRef>,
+    /// The home has answered: `head` is true, and what comes behind it comes here.
+    subscribed: bool,
+    /// Devices that are placed when it has: user, device, epoch.
+    waiting: Vec<(UserRef, u32, u32)>,
+    /// The last record in the log, as the home has told.
+    head: u64,
+    /// What devices without a cursor have, unless the pass has been at their seat.
+    done: u64,
+    /// The seats are being visited.
+    pass: Option<Pass>,
+    /// The last records up to `head`, without a gap: at most [`FANOUT_RECORDS_MAX`] and
+    /// [`FANOUT_BYTES_MAX`]. What is not here is read from the log.
+    recent: VecDeque<Box<Deliver>>,
+    recent_bytes: usize,
+}
+
+/// A round over the seats.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    /// The next seat.
+    next: usize,
+    /// What devices have when it has been there.
+    to: u64,
+}
+
+/// A user's seat in a group, seen from the user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Seat {
+    group: u32,
+    seat: u32,
+}
+
+impl LocalGroups {
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
+    fn find(&self, key: ConvKey) -> Option<u32> {
+        self.by_key.get(&key).copied()
+    }
+}
+
+impl LocalGroup {
+    /// What a device without a cursor has, at this seat.
+    fn position(&self, seat: u32) -> u64 {
+        match self.pass {
+            Some(pass) if (seat as usize) < pass.next => pass.to,
+            _ => self.done,
+        }
+    }
+
+    /// What was revoked has no content any more, also for those who have not been visited yet.
+    fn forget_revoked(&mut self, event: &Deliver) {
+        if event.kind != Kind::Event {
+            return;
+        }
+        if let Some(Happened::Revoked { seq, .. }) = Happened::decode(&event.content)
+            && let Some(revoked) = self.recent.iter_mut().find(|kept| kept.stored.seq == seq)
+        {
+            self.recent_bytes -= revoked.content.len();
+            (revoked.kind, revoked.content) = (Kind::Revoked, Bytes::new());
+        }
+    }
+
+    fn push(&mut self, deliver: Box<Deliver>) {
+        let seq = deliver.stored.seq;
+        if seq != self.head + 1 {
+            self.recent.clear();
+            self.recent_bytes = 0;
+        }
+        self.head = seq;
+        self.recent_bytes += deliver.content.len();
+        self.recent.push_back(deliver);
+        while self.recent.len() > FANOUT_RECORDS_MAX || self.recent_bytes > FANOUT_BYTES_MAX {
+            let Some(oldest) = self.recent.pop_front() else { return };
+            self.recent_bytes -= oldest.content.len();
+        }
+    }
+}
+
+impl Shard {
+    /// Gives a user a seat in a group, unless there is one, and has the shard subscribe if it has
+    /// not.
+    pub(crate) fn sit(&mut self, user: UserRef, group: &GroupId, effects: &mut Effects) -> u32 {
+        let key = Conversation::Group(group.clone()).key(self.config.secret);
+        let found = self.groups.find(key);
+        let index = found.unwrap_or_else(|| {
+            let index = self.groups.slab.insert(LocalGroup {
+                key,
+                group: group.clone(),
+                seats: Vec::new(),
+                subscribed: false,
+                waiting: Vec::new(),
+                head: 0,
+                done: 0,
+                pass: None,
+                recent: VecDeque::new(),
+                recent_bytes: 0,
+            }) as u32;
+            self.groups.by_key.insert(key, index);
+            index
+        });
+        let owner = self.users.get_mut(user).expect("who sits down is in memory");
+        if !owner.seats.iter().any(|seat| seat.group == index) {
+            let local = &mut self.groups.slab[index as usize];
+            owner.seats.push(Seat { group: index, seat: local.seats.len() as u32 });
+            local.seats.push(user);
+        }
+        if found.is_none() {
+            let subscribe = Routed::Subscribe { from: self.config.shard, group: group.clone() };
+            self.route(key.slot.shard(self.config.shards), subscribe, 0, effects);
+        }
+        index
+    }
+
+    /// Takes a user's seat away; without any, the shard needs the group's records no more.
+    pub(crate) fn stand_up(&mut self, user: UserRef, seat: Seat, effects: &mut Effects) {
+        let Some(owner) = self.users.get_mut(user) else { return };
+        owner.seats.retain(|other| *other != seat);
+        let local = &mut self.groups.slab[seat.group as usize];
+        let mut free = seat.seat as usize;
+        assert_eq!(local.seats[free], user);
+        if let Some(pass) = &mut local.pass
+            && free < pass.next
+        {
+            // The visited seats stay in front of the others.
+            pass.next -= 1;
+            local.seats[free] = local.seats[pass.next];
+            self.reseat(seat.group, free);
+            free = self.groups.slab[seat.group as usize].pass.map_or(0, |pass| pass.next);
+        }
+        let local = &mut self.groups.slab[seat.group as usize];
+        local.seats.swap_remove(free);
+        if free < local.seats.len() {
+            self.reseat(seat.group, free);
+        }
+        let local = &self.groups.slab[seat.group as usize];
+        if local.seats.is_empty() {
+            let key = local.key;
+            self.groups.slab.remove(seat.group as usize);
+            self.groups.by_key.remove(&key);
+            self.groups.busy.retain(|busy| *busy != seat.group);
+            let leave = Routed::Unsubscribe { from: self.config.shard, conversation: key };
+            self.route(key.slot.shard(self.config.shards), leave, 0, effects);
+        }
+    }
+
+    /// Tells the user who sits on this seat now that it is another number.
+    fn reseat(&mut self, group: u32, seat: usize) {
+        let user = self.groups.slab[group as usize].seats[seat];
+        let owner = self.users.get_mut(user).expect("who has a seat is in memory");
+        let own = owner.seats.iter_mut().find(|own| own.group == group);
+        own.expect("seats are known on both sides").seat = seat as u32;
+    }
+
+    /// The group's home has answered.
+    pub(crate) fn subscribed(&mut self, key: ConvKey, head: u64, effects: &mut Effects) {
+        let Some(index) = self.groups.find(key) else { return };
+        let local = &mut self.groups.slab[index as usize];
+        if local.subscribed {
+            // The answer to an earlier subscription has come late and was taken for this one's.
+            return self.group_head(key, head);
+        }
+        local.subscribed = true;
+        (local.head, local.done) = (local.head.max(head), head);
+        for (user, device, epoch) in std::mem::take(&mut local.waiting) {
+            self.place_waiting(user, device, epoch, key, effects);
+        }
+        self.begin_pass(index);
+    }
+
+    /// Records up to `head` are in the log; those between were not sent.
+    pub(crate) fn group_head(&mut self, key: ConvKey, head: u64) {
+        let Some(index) = self.groups.find(key) else { return };
+        let local = &mut self.groups.slab[index as usize];
+        if head > local.head {
+            local.head = head;
+            local.recent.clear();
+            local.recent_bytes = 0;
+            self.begin_pass(index);
+        }
+    }
+
+    /// A durable record of a group.
+    pub(crate) fn group_deliver(&mut self, deliver: Box<Deliver>) {
+        let Some(index) = self.groups.find(deliver.conversation) else { return };
+        let local = &mut self.groups.slab[index as usize];
+        // What was sent for an earlier subscription is covered by the answer to this one.
+        if local.subscribed && deliver.stored.seq > local.head {
+            local.forget_revoked(&deliver);
+            local.push(deliver);
+            self.begin_pass(index);
+        }
+    }
+
+    fn begin_pass(&mut self, index: u32) {
+        let local = &mut self.groups.slab[index as usize];
+        if local.pass.is_none() && local.subscribed {
+            local.pass = Some(Pass { next: 0, to: local.head });
+            self.groups.busy.push_back(index);
+        }
+    }
+
+    /// Membership of users of this shard has changed with the record `seq`.
+    pub(crate) fn membership_changed(
+        &mut self,
+        group: &GroupId,
+        seq: u64,
+        joined: bool,
+        users: &[UserId],
+        effects: &mut Effects,
+    ) {
+        let key = Conversation::Group(group.clone()).key(self.config.secret);
+        for user in users {
+            let Some(user) = self.users.find(user.as_str()) else { continue };
+            let owner = self.users.get_mut(user).expect("found");
+            if owner.devices.iter().all(|device| device.live.is_none()) {
+                continue;
+            }
+            if owner.is_reading_memberships() {
+                owner.news.push((group.clone(), seq, joined));
+            }
+            if joined {
+                self.joined(user, group, key, seq, effects);
+            } else {
+                self.left(user, key, seq, effects);
+            }
+        }
+    }
+
+    fn joined(
+        &mut self,
+        user: UserRef,
+        group: &GroupId,
+        key: ConvKey,
+        seq: u64,
+        effects: &mut Effects,
+    ) {
+        self.sit(user, group, effects);
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        for (index, device) in owner.devices.iter_mut().enumerate() {
+            let Some(live) = &device.live else { continue };
+            if live.catch_up.loading {
+                continue;
+            }
+            let inbox = owner.inbox.entry(key).or_default();
+            inbox.group.get_or_insert_with(|| group.clone());
+            let head = inbox.head;
+            match inbox.cursor(index as u32) {
+                // What lies between leaving and coming back is not for this user.
+                Some(cursor) if cursor.sent + 1 < seq => {
+                    let from = cursor.sent.max(head) + 1;
+                    if from < seq {
+                        cursor.skip.push((from, seq - 1));
+                    }
+                }
+                Some(_) => {}
+                None => inbox.cursors.push(Cursor::new(index as u32, seq - 1)),
+            }
+        }
+    }
+
+    /// The user may see nothing behind `seq`, and everything up to it.
+    fn left(&mut self, user: UserRef, key: ConvKey, seq: u64, effects: &mut Effects) {
+        let Some(group) = self.groups.find(key) else { return };
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let Some(&seat) = owner.seats.iter().find(|seat| seat.group == group) else { return };
+        let local = &self.groups.slab[group as usize];
+        let (has, name) = (local.position(seat.seat), local.group.clone());
+        let devices = owner.devices.len() as u32;
+        for index in 0..devices {
+            let owner = self.users.get_mut(user).expect("looked up above");
+            let Some(live) = &mut owner.devices[index as usize].live else { continue };
+            if live.catch_up.loading {
+                continue;
+            }
+            let inbox = owner.inbox.entry(key).or_default();
+            inbox.group.get_or_insert_with(|| name.clone());
+            inbox.head = inbox.head.max(seq);
+            let cursor = inbox.at(index, has);
+            if cursor.sent < seq && !cursor.behind && !cursor.is_paced() {
+                cursor.behind = true;
+                live.behind.push_back(key);
+            }
+            self.pump(user, index, effects);
+        }
+        self.stand_up(user, seat, effects);
+    }
+
+    /// What a device without a cursor has of a group, and what the group has.
+    pub(crate) fn seat_position(&self, user: UserRef, key: ConvKey) -> Option<(u64, u64)> {
+        let group = self.groups.find(key)?;
+        let seat = self.users.get(user)?.seats.iter().find(|seat| seat.group == group)?;
+        let local = &self.groups.slab[group as usize];
+        Some((local.position(seat.seat), local.head))
+    }
+
+    /// Whether the group's head is known; if not, the device is placed when it is.
+    pub(crate) fn wait_for_head(
+        &mut self,
+        group: u32,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+    ) -> bool {
+        let local = &mut self.groups.slab[group as usize];
+        if !local.subscribed {
+            local.waiting.push((user, device, epoch));
+        }
+        !local.subscribed
+    }
+
+    /// Visits members of groups with news, each group's for at most [`FANOUT_BUDGET`] seats before
+    /// the next one's, and [`FANOUT_TURN_BUDGET`] in all.
+    pub(crate) fn fan_out(&mut self, effects: &mut Effects) {
+        let mut left = FANOUT_TURN_BUDGET;
+        while left > 0
+            && let Some(index) = self.groups.busy.pop_front()
+        {
+            left = left.saturating_sub(self.visit(index, FANOUT_BUDGET.min(left), effects).max(1));
+        }
+    }
+
+    /// Visits the next seats of a group; how many. The group goes to the end of the queue, or out
+    /// of it when its pass is over.
+    fn visit(&mut self, index: u32, budget: usize, effects: &mut Effects) -> usize {
+        // Taken out, so that members can be looked at: nothing of it is used meanwhile.
+        let local = &mut self.groups.slab[index as usize];
+        let mut pass = local.pass.expect("a busy group has a pass");
+        let from = local.done;
+        let key = local.key;
+        let group = local.group.clone();
+        let recent = std::mem::take(&mut local.recent);
+        let mut frames = Frames::default();
+        let mut behind = Vec::new();
+        let mut visited = 0;
+        while visited < budget {
+            let local = &self.groups.slab[index as usize];
+            let Some(&user) = local.seats.get(pass.next) else { break };
+            let news = News { key, group: &group, from, to: pass.to, recent: &recent };
+            self.serve(user, &news, &mut frames, &mut behind, effects);
+            pass.next += 1;
+            visited += 1;
+        }
+        let local = &mut self.groups.slab[index as usize];
+        local.recent = recent;
+        if pass.next >= local.seats.len() {
+            local.done = pass.to;
+            local.pass = None;
+            if local.head > local.done {
+                self.begin_pass(index);
+            }
+        } else {
+            local.pass = Some(pass);
+            self.groups.busy.push_back(index);
+        }
+        for (user, device) in behind {
+            self.pump(user, device, effects);
+        }
+        visited
+    }
+
+    /// Gives a member's devices what they can take of a group's news; the others read the log.
+    fn serve(
+        &mut self,
+        user: UserRef,
+        news: &News<'_>,
+        frames: &mut Frames,
+        behind: &mut Vec<(UserRef, u32)>,
+        effects: &mut Effects,
+    ) {
+        let (now_ms, durable) = (self.now_ms(), self.durable);
+        let owner = self.users.get_mut(user).expect("who has a seat is in memory");
+        let mut sent_any = false;
+        for (index, device) in owner.devices.iter_mut().enumerate() {
+            let index = index as u32;
+            let Some(live) = &mut device.live else { continue };
+            if live.catch_up.loading {
+                continue;
+            }
+            let inbox = owner.inbox.get_mut(&news.key);
+            let known = inbox.and_then(|inbox| {
+                inbox.head = inbox.head.max(news.to);
+                let at = inbox.cursors.iter().position(|cursor| cursor.device == index)?;
+                Some(inbox.cursors[at].clone())
+            });
+            let had_cursor = known.is_some();
+            let mut cursor = known.unwrap_or_else(|| Cursor::new(index, news.from));
+            if cursor.is_paced() || cursor.behind || cursor.sent >= news.to {
+                continue;
+            }
+            let echo = self.config.dialects.delivery(device.id.dialect).echo_to_own_devices;
+            while cursor.sent < news.to {
+                let seq = cursor.sent + 1;
+                let Some(at) = news.at(seq) else { break };
+                let record = news.recent[at].record();
+                if cursor.skips(seq) || !is_shown(&record, &owner.id, &device.id, echo) {
+                    cursor.sent = seq;
+                    continue;
+                }
+                if !live.has_room() || cursor.ranges(news.key, live) >= CURSOR_RANGES_PULL {
+                    break;
+                }
+                let held = live.holds(durable, effects.turn);
+                let outputs = if held { &mut effects.held } else { &mut effects.now };
+                let dialect = device.id.dialect;
+                let encoded = frames.get(at, dialect, held).unwrap_or_else(|| {
+                    let place = Place::Group(news.group);
+                    let encoded = encode(&record, &owner.id, place, dialect, held, outputs);
+                    if encoded.shared {
+                        frames.keep(at, encoded.clone());
+                    }
+                    encoded
+                });
+                send(live, &mut cursor, news.key, seq, &encoded, now_ms, outputs);
+                sent_any = true;
+            }
+            let rests = cursor.sent == news.to && cursor.unacked == 0 && !cursor.dirty;
+            if rests && !had_cursor {
+                // It has what its seat says.
+                continue;
+            }
+            let inbox = owner.inbox.entry(news.key).or_default();
+            inbox.group.get_or_insert_with(|| news.group.clone());
+            inbox.head = inbox.head.max(news.to);
+            inbox.changed_ms = now_ms;
+            if cursor.sent < news.to {
+                cursor.behind = true;
+                live.behind.push_back(news.key);
+                behind.push((user, index));
+            }
+            inbox.put(cursor);
+            if rests {
+                inbox.forget(index);
+            }
+        }
+        if owner.inbox.get(&news.key).is_some_and(|inbox| inbox.cursors.is_empty()) {
+            owner.inbox.remove(&news.key);
+        }
+        if sent_any {
+            self.arm_retries(user);
+        }
+    }
+}
+
+/// What a pass brings.
+struct News<'a> {
+    key: ConvKey,
+    group: &'a GroupId,
+    /// What devices without a cursor have.
+    from: u64,
+    /// What all have afterwards, or know that they have not.
+    to: u64,
+    recent: &'a VecDeque<Box<Deliver>>,
+}
+
+impl News<'_> {
+    /// The index in `recent` of the record `seq`.
+    fn at(&self, seq: u64) -> Option<usize> {
+        let first = self.recent.front()?.stored.seq;
+        seq.checked_sub(first).map(|at| at as usize).filter(|at| *at < self.recent.len())
+    }
+}
+
+/// The frames that a visit has made and that more than one member may get: by record, dialect, and
+/// whether they leave with the open turn.
+#[derive(Default)]
+struct Frames {
+    made: Vec<Option<Encoded>>,
+}
+
+impl Frames {
+    fn slot(at: usize, dialect: Dialect, held: bool) -> usize {
+        (at * Dialect::COUNT + dialect.index()) * 2 + usize::from(held)
+    }
+
+    fn get(&self, at: usize, dialect: Dialect, held: bool) -> Option<Encoded> {
+        self.made.get(Frames::slot(at, dialect, held))?.clone()
+    }
+
+    fn keep(&mut self, at: usize, encoded: Encoded) {
+        let slot = Frames::slot(at, encoded.dialect, encoded.held);
+        if self.made.len() <= slot {
+            self.made.resize_with(slot + 1, || None);
+        }
+        self.made[slot] = Some(encoded);
+    }
+}
