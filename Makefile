@@ -20,8 +20,10 @@ BIN := $(CARGO_TARGET_DIR)/release
 ARGS ?=
 # What `make load` passes on to the load generator.
 LOAD ?=
+# What `make autobahn` runs: `short`, or `all`.
+CASES ?= short
 
-.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench
+.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench autobahn
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -65,6 +67,10 @@ smoke: build # The benches and the load generator run, for a moment each
 bench: build ## The benches, each beside its ceiling (bench/README.md); takes minutes
 	cargo bench --workspace --locked --bench '*'
 	$(BIN)/ringpost-bench first-row
+
+autobahn: setup ## The WebSocket conformance suite (needs Python 2.7); make autobahn CASES=all takes 15 minutes
+	cargo build $(CARGO_FLAGS) --examples
+	@scripts/autobahn.sh $(BIN)/examples/ws_echo $(CASES)
 
 # The checks are steps, not alternatives: one after the other also under `make -j`.
 .NOTPARALLEL:

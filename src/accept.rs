@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringpost_core::admit::{Admission, admit};
+use ringpost_core::admit::{Admission, Rules, admit};
 use ringpost_core::error::HttpRefusal;
 use ringpost_core::ids::ConnId;
 use ringpost_core::limits::HANDSHAKE_BYTES_MAX;
@@ -142,10 +142,15 @@ impl Local {
             return Some(Err(HttpRefusal::Unavailable));
         }
         let now = self.begin_turn();
-        let settings = self.settings.borrow();
-        let otherwise = visitor.listener.default_dialect;
-        let routes = &self.common.routes;
-        let admission = admit(&request, routes, otherwise, &*settings.tokens, now.wall_ms);
+        let (settings, common) = (self.settings.borrow(), self.common);
+        let rules = Rules {
+            routes: &common.routes,
+            otherwise: visitor.listener.default_dialect,
+            dialects: &common.dialects,
+            tokens: &*settings.tokens,
+            deflate: common.deflate,
+        };
+        let admission = admit(&request, &rules, now.wall_ms);
         Some(admission.map(|admission| (admission, len)))
     }
 }

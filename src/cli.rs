@@ -109,8 +109,8 @@ fn serve_command() -> Command {
              \x20 ringpost serve --config /etc/ringpost.toml\n\
              \x20 RINGPOST_SHARDS=3 ringpost serve --data /srv/ringpost --listen 0.0.0.0:7070\n\n\
              SIGTERM and SIGINT drain and exit with 0; a second one ends at once. SIGHUP reads the \
-             configuration and the key files again: token keys, API keys, limits of addresses, \
-             metrics.public and log.level change without disturbing a connection.",
+             configuration and the key files again: token keys, API keys, address.*, \
+             rate_limit*, metrics.public and log.level change without disturbing a connection.",
         )
 }
 
@@ -298,13 +298,20 @@ mod tests {
         let line = "ringpost serve --data d --listen 127.0.0.1:0 --api-listen 127.0.0.1:0 \
                     --shards 2 --ready-file r --durability interval:20 --drain-s 0 \
                     --address-upgrades-per-s 0 --address-upgrade-burst 1 \
-                    --address-handshakes-max 0 --auto-create-users false --revoke-within-s 60 --metrics-public --log-format json \
-                    --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2";
+                    --address-handshakes-max 0 \
+                    --auto-create-users false --revoke-within-s 60 --metrics-public \
+                    --log-format json \
+                    --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2 \
+                    --imboy-c2g-retry-s 1 --imboy-apply-friend-retry-s 1 \
+                    --imboy-logged-another-device-retry-s 1 --imboy-s2c-retry-s 1 \
+                    --rate-limit-requests-per-s 1 --rate-limit-requests-burst 1 \
+                    --rate-limit-messages-per-s 1 --rate-limit-messages-burst 1 \
+                    --rate-limit-strikes 1";
         let Ok(Request::Serve { config, .. }) = parsed(line) else { panic!("a valid line") };
         assert_eq!(config.shards, 2);
         assert!(config.metrics.public);
         assert!(!config.auto_create_users);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 2_000]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_000]);
         let flags = line.split_whitespace().filter(|word| word.starts_with("--")).count();
         assert_eq!(flags, KEYS.len(), "a flag is missing in this test");
     }

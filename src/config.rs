@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use ringpost_core::admit::Route;
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::Dialect;
+use ringpost_core::rate::RateLimits;
 
 use crate::address::Rules;
 use keys::{Given, KEYS, Key};
@@ -41,6 +42,10 @@ pub struct Config {
     pub auto_create_users: bool,
     /// Seconds in which an author may take a message back; 0: always.
     pub revoke_within_s: u64,
+    /// Whether messages of clients that offer permessage-deflate are compressed.
+    pub deflate: bool,
+    /// How hard, 1 to 9.
+    pub deflate_level: u8,
     /// The HTTP API.
     pub api: Api,
     /// What one client address may.
@@ -53,6 +58,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What the dialects let an operator set.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
     /// Who may sign tokens; empty: the secret generated in the data directory.
     pub auth: Vec<Auth>,
     /// What was given, by dotted name; everything else has its default.
@@ -126,6 +133,8 @@ impl Default for Config {
             drain_s: 0,
             auto_create_users: false,
             revoke_within_s: 0,
+            deflate: false,
+            deflate_level: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
             address: Rules::default(),
             metrics: Metrics { public: false },
@@ -134,6 +143,7 @@ impl Default for Config {
                 .map(|path| Route { path: path.to_owned(), dialect: Dialect::Imboy })
                 .to_vec(),
             dialects: Settings::default(),
+            rates: RateLimits::default(),
             auth: Vec::new(),
             given: BTreeMap::new(),
         };
@@ -358,6 +368,8 @@ impl Config {
 mod tests {
     use super::*;
 
+    use ringpost_core::dialect::imboy::hashids::Hashids;
+
     fn from_file(text: &str) -> Result<Config, String> {
         let mut config = Config::default();
         let source = Source::File(PathBuf::from("ringpost.toml"));
@@ -414,6 +426,9 @@ mod tests {
             [imboy]
             catchup_gap_ms = 7
             c2c_retry_s = [1, 2.5]
+            sign_keys = { "0" = "key of 0" }
+            [imboy.hashids]
+            salt = "salt"
             [[route]]
             path = "/chat"
             dialect = "imboy"
@@ -448,7 +463,10 @@ mod tests {
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.level, tracing::Level::DEBUG);
         assert_eq!(config.dialects.imboy.catchup_gap_ms, 7);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 2_500]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_500]);
+        assert!(!config.dialects.imboy.sign_keys.accept("did", "0.3.3", "", ""));
+        let hashids = Hashids::new("salt", 6, Hashids::ALPHABET).expect("valid");
+        assert_eq!(config.dialects.imboy.hashids, Some(hashids));
         assert_eq!(config.routes.len(), 1);
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
@@ -495,6 +513,12 @@ mod tests {
             ),
             ("[[route]]\npath = \"x\"\ndialect = \"imboy\"", "route: "),
             ("[[route]]\npath = \"/x\"\ndialect = \"smtp\"", "route: "),
+            ("[imboy]\nsign_keys = { v1 = \"k\" }", "imboy.sign_keys: \"v1\" must be a major"),
+            ("[imboy.sign_keys]\n0 = \"\"", "imboy.sign_keys: the key of 0"),
+            ("[imboy.sign_keys]\n0 = 7", "imboy.sign_keys: "),
+            ("[imboy.hashids]\nmin_length = 3", "imboy.hashids: missing field `salt`"),
+            ("[imboy.hashids]\nsalt = \"s\"\nalphabet = \"abc\"", "imboy.hashids: alphabet: "),
+            ("[imboy.hashids]\nsalt = \"s\"\nmin_length = 99", "imboy.hashids: min_length: "),
             ("[[auth]]\nuser_claim = \"sub\"", "auth: "),
             ("[[auth]]\nsecret = \"short\"", "auth: "),
             ("[[auth]]\npublic_key_file = \"a\"\njwks_file = \"b\"", "auth: exactly one"),
@@ -527,7 +551,7 @@ mod tests {
         assert_eq!(config.shards, 2);
         assert_eq!(config.drain_s, 3);
         assert_eq!(config.api.listen.port(), 4);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 4_000]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 4_000]);
     }
 
     #[test]

@@ -160,6 +160,9 @@ impl Engine {
             }
         }
         stats.turns_waiting.set(self.turns_waiting());
+        let compressed = self.shard.compressed();
+        stats.deflated_from_bytes.set(compressed.before);
+        stats.deflated_bytes.set(compressed.after);
     }
 
     /// Replaces the open turn by an empty one, which continues what may leave at once.
@@ -236,6 +239,10 @@ fn append(to: &mut Outputs, from: &mut Outputs) {
     let offset = u32::try_from(to.arena.len()).expect("held effects are far below 4 GiB");
     to.arena.append(&mut from.arena);
     to.writes.extend(from.writes.drain(..).map(|mut write| {
+        write.range = write.range.start + offset..write.range.end + offset;
+        write
+    }));
+    to.signals.extend(from.signals.drain(..).map(|mut write| {
         write.range = write.range.start + offset..write.range.end + offset;
         write
     }));

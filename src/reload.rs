@@ -20,6 +20,11 @@ pub const RELOADED: &[&str] = &[
     "auth",
     "log.level",
     "metrics.public",
+    "rate_limit.messages_burst",
+    "rate_limit.messages_per_s",
+    "rate_limit.requests_burst",
+    "rate_limit.requests_per_s",
+    "rate_limit_strikes",
 ];
 
 /// The keys of tokens and of the API, from the configuration or the data directory.
@@ -40,7 +45,11 @@ pub fn prepare(config: &Config) -> Result<Live, KeyError> {
     let (tokens, signer) = token::keys(&config.auth, || in_data(secrets::TOKEN_SECRET))?;
     let keys = ApiKeys::new(&config.api.keys, || in_data(secrets::API_KEY))?;
     Ok(Live {
-        settings: Settings { tokens: Box::new(tokens), address: config.address },
+        settings: Settings {
+            tokens: Box::new(tokens),
+            address: config.address,
+            rates: config.rates,
+        },
         api: control::Setup { keys, signer, metrics_public: config.metrics.public },
     })
 }

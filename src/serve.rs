@@ -150,6 +150,8 @@ impl Server {
             routes: config.routes.clone(),
             listeners: config.listeners.clone(),
             addresses: Addresses::new(seeds()?),
+            dialects: config.dialects.clone(),
+            deflate: config.deflate,
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),
             stats: stats.clone(),
@@ -185,7 +187,9 @@ impl Server {
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
                 revoke_within_ms: config.revoke_within_s * 1_000,
+                deflate_level: config.deflate_level,
                 dialects: config.dialects.clone(),
+                rates: config.rates,
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);
             let (common, settings) = (self.common, settings.clone());

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use ringpost_core::admit::TokenCheck;
+use ringpost_core::rate::RateLimits;
 
 use crate::address::Rules;
 
@@ -14,6 +15,8 @@ pub struct Settings {
     pub tokens: Box<dyn TokenCheck + Send + Sync>,
     /// What one client address may.
     pub address: Rules,
+    /// What one connection and one user may.
+    pub rates: RateLimits,
 }
 
 impl fmt::Debug for Settings {

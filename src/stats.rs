@@ -77,6 +77,14 @@ pub struct ShardStats {
     pub bytes_out: Counter,
     /// WebSocket messages read.
     pub messages_in: Counter,
+    /// Bytes of compressed messages read.
+    pub inflated_from_bytes: Counter,
+    /// What they inflated to.
+    pub inflated_bytes: Counter,
+    /// Bytes of frames before they were compressed; a frame counts once for all its receivers.
+    pub deflated_from_bytes: Counter,
+    /// The same after it.
+    pub deflated_bytes: Counter,
     /// Writes that the core gave to connections: frames and handshake answers.
     pub writes_out: Counter,
     /// Writes to sockets; several frames may leave in one.

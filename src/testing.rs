@@ -16,6 +16,7 @@ use ringpost_core::ShardConfig;
 use ringpost_core::admit::{Claims, Route, TokenCheck, TokenFault};
 use ringpost_core::dialect;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
+use ringpost_core::rate::RateLimits;
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
@@ -91,12 +92,18 @@ impl Shards {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
             listeners: vec![listener],
             addresses: Addresses::new([1, 2]),
+            dialects: dialect::Settings::default(),
+            deflate: true,
             sockets_max,
             bounds,
             stats: stats.clone(),
             started: Instant::now(),
         }));
-        let settings = Arc::new(Settings { tokens: Box::new(AnyToken), address: rules });
+        let settings = Arc::new(Settings {
+            tokens: Box::new(AnyToken),
+            address: rules,
+            rates: RateLimits::default(),
+        });
         let threads =
             inboxes.into_iter().zip(ends).zip(listeners).map(|((inbox, log), listener)| {
                 let core = ShardConfig {
@@ -107,7 +114,9 @@ impl Shards {
                     id_leased: 0,
                     auto_create_users: true,
                     revoke_within_ms: 120_000,
+                    deflate_level: 1,
                     dialects: dialect::Settings::default(),
+                    rates: RateLimits::default(),
                 };
                 let listeners = vec![listener];
                 let settings = settings.clone();
@@ -298,7 +307,7 @@ impl Client {
                 Event::Ping(payload) => Got::Ping(payload.to_vec()),
                 Event::Pong(payload) => Got::Pong(payload.to_vec()),
                 Event::Close { code, .. } => Got::Close(code),
-                Event::Blocked => unreachable!("only when asked for"),
+                Event::Compressed { .. } | Event::Blocked => unreachable!("only when asked for"),
             });
             self.bytes.drain(..consumed);
             if let Some(got) = got {

@@ -180,7 +180,11 @@ impl Local {
                     monoio::spawn(accept::run(self.clone(), index, listener.clone()));
                 }
             }
-            Parcel::Settings(settings) => _ = self.settings.replace(settings),
+            Parcel::Settings(settings) => {
+                let rates = settings.rates;
+                self.settings.replace(settings);
+                self.engine.borrow_mut().drive(now, Input::Rates(rates), stats);
+            }
             Parcel::End(step) => self.take_end(step),
         }
     }
@@ -228,6 +232,10 @@ impl Local {
         for write in &outputs.writes {
             let range = write.range.start as usize..write.range.end as usize;
             self.write(write.conn, &outputs.arena[range]);
+        }
+        for signal in &outputs.signals {
+            let range = signal.range.start as usize..signal.range.end as usize;
+            self.write_signal(signal.conn, &outputs.arena[range]);
         }
         for Close { conn, how } in outputs.closes.drain(..) {
             match how {

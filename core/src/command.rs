@@ -34,8 +34,26 @@ pub struct Command {
     pub device: DeviceId,
     /// The client's own id of the message; empty: no dedup.
     pub client_id: CompactString,
+    /// Meant in place of `conversation` if there is such a user or group: the client wrote an id
+    /// in a form of its dialect, which may also be somebody's very id.
+    pub rival: Option<Conversation>,
     /// What is asked.
     pub action: Action,
+}
+
+impl Command {
+    /// The other user of a private conversation.
+    pub fn other(&self) -> Option<&UserId> {
+        self.conversation.marked().find(|user| **user != self.sender)
+    }
+
+    /// The peer, oneself in notes to oneself, or the group, as clients name it.
+    pub fn to(&self) -> Option<CompactString> {
+        match &self.conversation {
+            Conversation::Group(group) => Some(CompactString::new(group.as_str())),
+            _ => Some(CompactString::new(self.other().unwrap_or(&self.sender).as_str())),
+        }
+    }
 }
 
 /// What is asked.
@@ -51,20 +69,34 @@ pub enum Action {
         copies: bool,
     },
     /// Take a message back: the one that the command's `client_id` names.
-    Revoke {
-        /// The peer or group, as the answer names it.
-        to: CompactString,
+    Revoke,
+    /// Relay a signal to the receiver's connections of the sender's dialect, if he may be written
+    /// to. Nothing is stored.
+    Signal {
+        /// What was sent, as the sender's dialect has it.
+        content: Bytes,
     },
 }
 
 impl Action {
-    /// Bytes of content that it carries.
+    /// Bytes that admission counts.
     pub fn content_bytes(&self) -> usize {
         match self {
-            Action::Send { content, .. } => content.len(),
-            Action::Revoke { .. } => 0,
+            Action::Send { content, .. } | Action::Signal { content } => content.len(),
+            Action::Revoke => 0,
         }
     }
+}
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    /// A message is stored, or was before.
+    Stored(Stored),
+    /// A message was taken back, or was before; the event that says so.
+    Revoked(Stored),
+    /// A signal was relayed, or dropped: nobody is told which.
+    Relayed,
 }
 
 /// What the connection is told.
@@ -80,12 +112,12 @@ pub struct Outcome {
     pub sender: UserId,
     /// The client's own id of the message.
     pub client_id: CompactString,
-    /// The peer or group, where a message was to be revoked.
-    pub revoked: Option<CompactString>,
+    /// The peer or group that it was for, where the answer names it.
+    pub to: Option<CompactString>,
     /// Bytes of content that the request carried, given back to admission.
     pub content_bytes: u32,
     /// The result.
-    pub result: Result<Stored, Refusal>,
+    pub result: Result<Done, Refusal>,
 }
 
 /// What the control plane asks of a group's home.

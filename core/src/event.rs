@@ -21,6 +21,7 @@ use crate::error::Refusal;
 use crate::ids::{
     ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, ShardId, Slot, UserId,
 };
+use crate::rate::RateLimits;
 use crate::record::{Kind, Page, Record};
 use crate::session::Hello;
 
@@ -53,6 +54,8 @@ pub enum Input<'a> {
     Loaded { id: LoadId, loaded: Loaded },
     /// The control plane asks; the answer leaves as [`Answer`].
     Control { id: ControlId, operation: Operation },
+    /// The operator has changed the rates: they hold from now on, for everybody.
+    Rates(RateLimits),
     /// The process drains: cursors are written now, no new requests will come.
     Drain,
     /// Time has passed. The driver sends one per turn and whenever [`crate::Shard::next_timer_us`]
@@ -103,6 +106,9 @@ pub struct Outputs {
     pub arena: Vec<u8>,
     /// Bytes for connections, frames and handshake answers alike; in order for each connection.
     pub writes: Vec<Write>,
+    /// The same, behind `writes`, for signals: the driver drops those for a connection that is
+    /// behind.
+    pub signals: Vec<Write>,
     /// Connections to close, after their writes.
     pub closes: Vec<Close>,
     /// For other shards, in order for each. Never to the own one.
@@ -115,6 +121,7 @@ impl Outputs {
     /// Nothing in it.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
+            && self.signals.is_empty()
             && self.closes.is_empty()
             && self.routes.is_empty()
             && self.answers.is_empty()
@@ -124,6 +131,7 @@ impl Outputs {
     pub fn clear(&mut self) {
         self.arena.clear();
         self.writes.clear();
+        self.signals.clear();
         self.closes.clear();
         self.routes.clear();
         self.answers.clear();
@@ -472,6 +480,8 @@ pub enum Routed {
     Outcome(Box<Outcome>),
     /// To a member's home: a durable message. Bounded by the link; beyond it becomes a head.
     Deliver { user: UserId, deliver: Box<Deliver> },
+    /// To the receiver's home: a signal. Bounded by the link; beyond it, dropped.
+    Signal(Box<Signal>),
     /// To a member's home, or (without a user) a group's subscriber: records `from..=head` are in
     /// the log. One per member, conversation and link.
     Head { user: Option<UserId>, conversation: ConvKey, from: u64, head: u64 },
@@ -535,6 +545,19 @@ impl Deliver {
             content: &self.content,
         }
     }
+}
+
+/// A signal on its way to its receiver's home: nothing that is or was stored.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// The receiver.
+    pub user: UserId,
+    /// Who sent it.
+    pub sender: UserId,
+    /// From which device; only devices of its dialect get it.
+    pub device: DeviceId,
+    /// What was sent, as that dialect has it.
+    pub content: Bytes,
 }
 
 /// Names a question of the control plane until its answer.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ringpost_core::ids::Dialect;
 use ringpost_core::limits::USER_CONNECTIONS_MAX;
+use ringpost_core::rate::RateLimits;
 use ringpost_core::ws::frame::Opcode;
 
 use crate::address::Rules;
@@ -199,7 +200,8 @@ fn behind_a_proxy_the_limits_are_those_of_the_clients_address() {
     // Other rules are for whoever comes from now on.
     shards.mesh.send_all(|| {
         let address = Rules { upgrade_burst: 9, ..SLOW };
-        Parcel::Settings(Arc::new(Settings { tokens: Box::new(AnyToken), address }))
+        let rates = RateLimits::default();
+        Parcel::Settings(Arc::new(Settings { tokens: Box::new(AnyToken), address, rates }))
     });
     let header = header_for("192.0.2.1");
     until(

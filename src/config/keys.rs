@@ -15,6 +15,9 @@ pub const SHARDS_MAX: u16 = 256;
 /// Longest interval between two fsyncs that still deserves the name.
 const DURABILITY_INTERVAL_MS_MAX: u32 = 60_000;
 
+/// More than any connection or user can need, or a shard can serve.
+const RATE_MAX: u64 = 1_000_000;
+
 /// One value that can be set.
 #[derive(Debug)]
 pub struct Key {
@@ -154,6 +157,23 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "deflate",
+        default: Some("true"),
+        about: "Compress messages of clients that offer permessage-deflate (RFC 7692).",
+        kind: Kind::Flag { set: |config, on| config.deflate = on },
+    },
+    Key {
+        name: "deflate_level",
+        default: Some("1"),
+        about: "How hard messages are compressed: 1 costs least, 6 saves up to a quarter more bytes \
+                for twice to three times the processor time, 9 hardly any more.",
+        kind: Kind::Integer {
+            min: 1,
+            max: 9,
+            set: |config, level| config.deflate_level = u8::try_from(level).expect("in its range"),
+        },
+    },
+    Key {
         name: "metrics.public",
         default: Some("false"),
         about: "Answer /metrics without an API key.",
@@ -180,6 +200,56 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "rate_limit.requests_per_s",
+        default: Some("0"),
+        about: "Requests of one connection in a second, acknowledgements not counted; 0: no limit.",
+        kind: Kind::Integer {
+            min: 0,
+            max: RATE_MAX,
+            set: |config, number| config.rates.requests.per_s = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.requests_burst",
+        default: Some("100"),
+        about: "Requests of one connection that may come at once.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.requests.burst = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.messages_per_s",
+        default: Some("0"),
+        about: "Messages of one user in a second, over all connections; 0: no limit.",
+        kind: Kind::Integer {
+            min: 0,
+            max: RATE_MAX,
+            set: |config, number| config.rates.messages.per_s = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.messages_burst",
+        default: Some("100"),
+        about: "Messages of one user that may come at once.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.messages.burst = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit_strikes",
+        default: Some("100"),
+        about: "Refusals over these rates before a connection is closed.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.strikes = in_range(number),
+        },
+    },
+    Key {
         name: "imboy.catchup_gap_ms",
         default: Some("100"),
         about: "imboy: pause between two messages pushed at connect, unless the first is \
@@ -198,10 +268,56 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Seconds {
             count_max: 16,
             max: 86_400,
-            set: |config, times_ms| config.dialects.imboy.c2c_retry_ms = times_ms,
+            set: |config, times_ms| config.dialects.imboy.retries.private = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.c2g_retry_s",
+        default: Some("3.5,7,10,15"),
+        about: "imboy: the same for a group message.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.group = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.apply_friend_retry_s",
+        default: Some("1.5,3,6,11,18"),
+        about: "imboy: the same for a friend request and its confirmation.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.friend_request = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.logged_another_device_retry_s",
+        default: Some("5,15"),
+        about: "imboy: the same for the news that another device has connected; after the last \
+                it is not told again.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.another_device = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.s2c_retry_s",
+        default: Some("1000,2000"),
+        about: "imboy: the same for any other stored message of the server.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.notice = times_ms,
         },
     },
 ];
+
+/// A number that its key's range keeps within a `u32`.
+fn in_range(number: u64) -> u32 {
+    u32::try_from(number).expect("in its range")
+}
 
 /// The key with this dotted name.
 pub fn find(name: &str) -> Option<&'static Key> {

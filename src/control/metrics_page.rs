@@ -68,6 +68,12 @@ const ROWS: &[Row] = &[
     counter("received_bytes", "Bytes read from sockets", |s| &s.bytes_in),
     counter("sent_bytes", "Bytes written to sockets", |s| &s.bytes_out),
     counter("messages", "WebSocket messages read", |s| &s.messages_in),
+    counter("inflated_from_bytes", "Bytes of compressed messages read", |s| &s.inflated_from_bytes),
+    counter("inflated_bytes", "What they inflated to", |s| &s.inflated_bytes),
+    counter("deflated_from_bytes", "Bytes of frames before compression, once per frame", |s| {
+        &s.deflated_from_bytes
+    }),
+    counter("deflated_bytes", "Bytes of the same frames after it", |s| &s.deflated_bytes),
     counter("frames", "Frames and handshake answers written", |s| &s.writes_out),
     counter("sends", "Writes to sockets; one may carry several frames", |s| &s.sends),
     counter("protocol_closes", "Connections ended for breaking the protocol", |s| {

@@ -21,17 +21,17 @@ use crate::ws::handshake;
 impl Shard {
     /// A connection has come to its user's home (or, refused, to any shard).
     pub(crate) fn opened(&mut self, conn: ConnId, hello: Box<Hello>, effects: &mut Effects) {
-        let dialect = hello.dialect;
+        let (dialect, deflate) = (hello.dialect, hello.deflate);
         match &hello.login {
             Err(fault) => {
                 let fault = *fault;
-                self.sessions.insert(conn, dialect, State::Refused);
+                self.sessions.insert(conn, dialect, deflate, State::Refused);
                 write_bytes(&mut effects.now, conn, &hello.switching);
                 self.refuse_login(conn, fault, effects);
             }
             Ok(login) => {
                 let user = self.user(&login.user, effects);
-                self.sessions.insert(conn, dialect, State::Opening { user });
+                self.sessions.insert(conn, dialect, deflate, State::Opening { user });
                 self.wait_for_user(user, Waiter::Connection(conn, hello), effects);
             }
         }
@@ -132,8 +132,8 @@ impl Shard {
 
     /// A connection gets its user: the upgrade is answered here, one way or the other.
     fn attach(&mut self, user: UserRef, conn: ConnId, hello: Hello, effects: &mut Effects) {
-        let Hello { dialect, switching, login } = hello;
-        let Ok(Login { device, expires_ms, .. }) = login else {
+        let Hello { dialect, switching, login, .. } = hello;
+        let Ok(Login { device, expires_ms, client, .. }) = login else {
             unreachable!("only a login is brought to a user")
         };
         let wall_ms = self.now.wall_ms;
@@ -172,8 +172,10 @@ impl Shard {
         }
         let first = device.live.as_ref().is_some_and(|live| live.epoch == self.epoch);
         self.set_state(conn, State::Live { user, device: index }, turn);
+        self.sessions.get_mut(conn).expect("a waiting connection is still open").client = client;
         write_bytes(self.out(effects, turn), conn, &switching);
         self.arm_refresh(conn, expires_ms);
+        self.tell_other_devices(user, conn, turn, effects);
         if first {
             self.queue_catch_up(user, index, self.epoch, effects);
         }
@@ -331,6 +333,23 @@ impl Shard {
                 self.users.remove(user);
             }
         }
+    }
+
+    /// Pushes what a device has not acknowledged again, as if it had just connected.
+    pub(crate) fn push_again(&mut self, user: UserRef, device: u32, effects: &mut Effects) {
+        let owner = self.users.get(user).expect("a live connection holds its user");
+        let live = owner.devices[device as usize].live.as_ref();
+        let live = live.expect("a live connection has a live device");
+        if live.catch_up.loading {
+            // It has just connected, and nothing was pushed yet.
+            return;
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        let again = Box::new(live.again(self.epoch));
+        self.device_left(user, device, effects);
+        let owner = self.users.get_mut(user).expect("looked up above");
+        owner.devices[device as usize].live = Some(again);
+        self.queue_catch_up(user, device, self.epoch, effects);
     }
 
     /// A device reads its inbox marks, when it is its turn.

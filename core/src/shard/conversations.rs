@@ -12,7 +12,7 @@ use slab::Slab;
 use bytes::Bytes;
 use compact_str::CompactString;
 
-use crate::command::{Action, Command, GroupOperation, Outcome};
+use crate::command::{Action, Command, Done, GroupOperation, Outcome};
 use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{
@@ -78,6 +78,8 @@ pub(crate) struct Pending {
     dedup: Option<DedupKey>,
     /// What the log said; `None` while it was not asked or has not answered.
     answer: Option<Option<Stored>>,
+    /// Whether the command's rival exists; likewise.
+    rival: Option<bool>,
     /// What was durable when the log was asked: later messages may be missing in its answer.
     asked: u64,
     /// The log is being asked about members of a group.
@@ -110,6 +112,26 @@ pub(crate) enum Request {
     Seen(UserId, u64),
 }
 
+impl Request {
+    /// What to ask the log about the command's rival, if it has one.
+    fn rival(&self, secret: u64) -> Option<Load> {
+        let Request::Command(Command { sender, rival: Some(rival), .. }) = self else {
+            return None;
+        };
+        Some(match rival {
+            Conversation::Private { .. } => {
+                let other = rival.marked().find(|user| *user != sender);
+                Load::User { user: other.unwrap_or(sender).clone() }
+            }
+            other => Load::Conversation { key: other.key(secret), expected: Some(other.clone()) },
+        })
+    }
+
+    fn has_rival(&self) -> bool {
+        matches!(self, Request::Command(Command { rival: Some(_), .. }))
+    }
+}
+
 /// A record that is to be appended. Who it is by and where are the caller's business.
 pub(crate) struct Draft<'a> {
     pub(crate) kind: Kind,
@@ -126,6 +148,7 @@ impl Conv {
         self.loaded
             && (pending.dedup.is_none() || pending.answer.is_some())
             && matches!(pending.target, Target::None | Target::Known(_))
+            && (!pending.request.has_rival() || pending.rival.is_some())
             && self.group.as_ref().is_none_or(|group| group.knows(&pending.request))
     }
 
@@ -226,8 +249,9 @@ impl Shard {
             let outcome = outcome(&command, Err(Refusal::TryAgain));
             return self.answer(&command, outcome, 0, effects);
         }
-        let resent = matches!(command.action, Action::Send { .. }) && !command.client_id.is_empty();
-        let dedup = resent.then(|| {
+        let stores = matches!(command.action, Action::Send { .. });
+        let named = stores && !command.client_id.is_empty();
+        let dedup = named.then(|| {
             DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
         });
         self.enqueue(index, Request::Command(command), dedup, effects);
@@ -260,10 +284,14 @@ impl Shard {
         let ticket = conv.front + conv.waiting.len() as u64;
         let key = conv.key;
         let (asked, asking) = (self.durable, false);
-        let revokes =
-            matches!(&request, Request::Command(Command { action: Action::Revoke { .. }, .. }));
+        let look_up = request.rival(self.config.secret);
+        let revokes = matches!(&request, Request::Command(Command { action: Action::Revoke, .. }));
         let target = if revokes { Target::Wanted } else { Target::None };
-        conv.waiting.push_back(Pending { request, dedup, answer: None, asked, asking, target });
+        let pending = Pending { request, dedup, answer: None, rival: None, asked, asking, target };
+        conv.waiting.push_back(pending);
+        if let Some(load) = look_up {
+            self.load(Waiting::Rival { key, ticket }, load, effects);
+        }
         self.ask_about_members(index, ticket, effects);
         match dedup {
             Some(dedup) => {
@@ -429,6 +457,35 @@ impl Shard {
         self.run(key, effects);
     }
 
+    /// Whether there is a user or group of the very id that the client wrote.
+    pub(crate) fn rival_loaded(
+        &mut self,
+        key: ConvKey,
+        ticket: u64,
+        exists: bool,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let conv = &mut self.conversations.slab[index as usize];
+        let at = ticket.checked_sub(conv.front).expect("a command waits for its answer");
+        let pending = conv.waiting.get_mut(at as usize).expect("a command waits for its answer");
+        pending.rival = Some(exists);
+        self.run(key, effects);
+    }
+
+    /// Sends a command on to its rival's home.
+    fn redirect(&mut self, mut command: Command, effects: &mut Effects) {
+        command.conversation = command.rival.take().expect("the caller has found it");
+        command.key = command.conversation.key(self.config.secret);
+        let home = command.key.slot.shard(self.config.shards);
+        if home == self.config.shard {
+            self.command(command, effects);
+        } else {
+            let routed = Routed::Command(Box::new(command));
+            effects.now.routes.push((home, routed));
+        }
+    }
+
     /// Executes what is ready, in order.
     pub(crate) fn run(&mut self, key: ConvKey, effects: &mut Effects) {
         while let Some(index) = self.conversations.find(key) {
@@ -462,11 +519,15 @@ impl Shard {
     }
 
     fn execute(&mut self, index: u32, pending: Pending, effects: &mut Effects) {
-        let Pending { request: Request::Command(command), dedup, answer, target, .. } = pending
+        let Pending { request: Request::Command(command), dedup, answer, rival, target, .. } =
+            pending
         else {
             unreachable!("the caller looked")
         };
-        if let Action::Revoke { .. } = &command.action {
+        if rival == Some(true) {
+            return self.redirect(command, effects);
+        }
+        if let Action::Revoke = &command.action {
             return self.revoke(index, &command, &target, effects);
         }
         let conv = &mut self.conversations.slab[index as usize];
@@ -478,14 +539,22 @@ impl Shard {
         conv.forget_recent(self.durable);
         let turn = conv.turn;
         if let Some(stored) = known {
-            let outcome = outcome(&command, Ok(stored));
+            let outcome = outcome(&command, Ok(Done::Stored(stored)));
             return self.answer(&command, outcome, turn, effects);
         }
         if let Err(refusal) = conv.may_write(&command) {
             let outcome = outcome(&command, Err(refusal));
             return self.answer(&command, outcome, turn, effects);
         }
-        self.store(index, &command, dedup, effects);
+        match command.action {
+            Action::Send { .. } => self.store(index, &command, dedup, effects),
+            Action::Signal { .. } => {
+                self.relay(&command, turn, effects);
+                let outcome = outcome(&command, Ok(Done::Relayed));
+                self.answer(&command, outcome, turn, effects);
+            }
+            Action::Revoke => unreachable!("executed above"),
+        }
     }
 
     /// Takes a message back (protocols/README.md, *Revoke*): an event says so, and the message loses
@@ -519,7 +588,8 @@ impl Shard {
         let place = Stored { id: record.id, seq: record.seq, time_ms: record.time_ms };
         if record.kind == Kind::Revoked {
             // Said again: nothing happens again.
-            let outcome = outcome(command, Ok(Stored { time_ms: wall_ms, ..place }));
+            let done = Done::Revoked(Stored { time_ms: wall_ms, ..place });
+            let outcome = outcome(command, Ok(done));
             return self.answer(command, outcome, turn, effects);
         }
         let happened = Happened::Revoked { seq: record.seq, wire: imboy::wire_id(&record) };
@@ -541,7 +611,7 @@ impl Shard {
         let conversation = command.key;
         effects.entries.push(Entry::Emptied { conversation, record: emptied(&record) });
         self.put_marks(index, Some(&command.sender), stored.seq, effects);
-        let outcome = outcome(command, Ok(stored));
+        let outcome = outcome(command, Ok(Done::Revoked(stored)));
         self.answer(command, outcome, effects.turn, effects);
         self.spread(index, &draft, stored, None, Some(&command.sender), effects);
     }
@@ -555,7 +625,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let Action::Send { sender_ms, content, copies } = &command.action else {
-            unreachable!("the caller looked")
+            unreachable!("only a message is stored");
         };
         let draft = Draft {
             kind: Kind::Message,
@@ -573,7 +643,7 @@ impl Shard {
         // Without copies, the sender's home passes the message when it gets the outcome.
         let passes = (!copies).then_some(&command.sender);
         self.put_marks(index, passes, stored.seq, effects);
-        let outcome = outcome(command, Ok(stored));
+        let outcome = outcome(command, Ok(Done::Stored(stored)));
         self.answer(command, outcome, effects.turn, effects);
         self.spread(index, &draft, stored, Some(content), passes, effects);
     }
@@ -792,10 +862,10 @@ fn emptied(record: &Record<'_>) -> Box<MessageEntry> {
     })
 }
 
-fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
-    let revoked = match &command.action {
-        Action::Revoke { to } => Some(to.clone()),
-        Action::Send { .. } => None,
+fn outcome(command: &Command, result: Result<Done, Refusal>) -> Outcome {
+    let to = match result {
+        Err(Refusal::NotAFriend | Refusal::Blocked) | Ok(Done::Revoked(_)) => command.to(),
+        _ => None,
     };
     Outcome {
         conn: command.origin.conn,
@@ -803,7 +873,7 @@ fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
         kind: command.conversation.kind(),
         sender: command.sender.clone(),
         client_id: command.client_id.clone(),
-        revoked,
+        to,
         content_bytes: command.action.content_bytes() as u32,
         result,
     }

@@ -55,6 +55,11 @@ impl<'a> Request<'a> {
             .filter_map(|element| str::from_utf8(element).ok().filter(|text| is_token(text)))
     }
 
+    /// The values of all `Sec-WebSocket-Extensions` headers, trimmed.
+    pub(super) fn extensions(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.values("Sec-WebSocket-Extensions")
+    }
+
     /// The values of all headers of that name, trimmed.
     fn values<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         self.headers.split(|&byte| byte == b'\n').filter_map(move |line| {
@@ -251,8 +256,13 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Appends the `101` answer (section 4.2.2). A subprotocol that is not a token is left out: no
-/// client can have offered it, and it must not write header lines.
-pub fn switching_protocols(key: &str, subprotocol: Option<&str>, out: &mut Vec<u8>) {
+/// client can have offered it, and it must not write header lines. `extensions` are ours.
+pub fn switching_protocols(
+    key: &str,
+    subprotocol: Option<&str>,
+    extensions: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     let accept = accept(key);
     put(
         out,
@@ -267,6 +277,9 @@ pub fn switching_protocols(key: &str, subprotocol: Option<&str>, out: &mut Vec<u
     );
     if let Some(subprotocol) = subprotocol.filter(|text| is_token(text)) {
         put(out, &["Sec-WebSocket-Protocol: ", subprotocol, "\r\n"]);
+    }
+    if let Some(extensions) = extensions {
+        put(out, &["Sec-WebSocket-Extensions: ", extensions, "\r\n"]);
     }
     put(out, &["\r\n"]);
 }
