@@ -5,6 +5,7 @@
 //! tables are in [`tables`].
 
 pub mod keys;
+pub mod network;
 pub mod tables;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use ringpost_core::dialect::Settings;
 use ringpost_core::ids::Dialect;
 use ringpost_core::rate::RateLimits;
 
+use crate::address::Rules;
 use keys::{Given, KEYS, Key};
 pub use tables::{ApiKey, Auth, Listener, Scope};
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub deflate_level: u8,
     /// The HTTP API.
     pub api: Api,
+    /// What one client address may.
+    pub address: Rules,
     /// `/metrics`.
     pub metrics: Metrics,
     /// The process's own log.
@@ -132,6 +136,7 @@ impl Default for Config {
             deflate: false,
             deflate_level: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
+            address: Rules::default(),
             metrics: Metrics { public: false },
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO },
             routes: ["/imboy/ws", "/ws", "/ws/"]
@@ -403,6 +408,8 @@ mod tests {
             address = "0.0.0.0:1"
             [[listener]]
             address = "[::1]:2"
+            proxy_from = ["10.0.0.0/8", "::1"]
+            default_dialect = "imboy"
             [api]
             listen = "127.0.0.1:3"
             [[api.key]]
@@ -414,6 +421,8 @@ mod tests {
             [log]
             format = "json"
             level = "debug"
+            [address]
+            upgrades_per_s = 7
             [imboy]
             catchup_gap_ms = 7
             c2c_retry_s = [1, 2.5]
@@ -442,7 +451,11 @@ mod tests {
         assert_eq!(config.drain_s, 0);
         assert!(!config.auto_create_users);
         assert_eq!(config.listeners.len(), 2);
-        assert_eq!(config.listeners[1].address.port(), 2);
+        assert_eq!(config.listeners[0], tables::Listener::at("0.0.0.0:1".parse().expect("valid")));
+        let Listener { address, default_dialect, proxy_from } = &config.listeners[1];
+        assert_eq!((address.port(), *default_dialect), (2, Some(Dialect::Imboy)));
+        assert!(proxy_from[0].contains("10.1.2.3".parse().expect("valid")));
+        assert_eq!(config.address.upgrades_per_s, 7);
         assert_eq!(config.api.listen.port(), 3);
         assert_eq!(config.api.keys[0].name, "backend");
         assert_eq!(config.api.keys[0].scopes, [Scope::Read, Scope::Write]);
@@ -492,6 +505,8 @@ mod tests {
             ("[imboy]\nc2c_retry_s = [5, 5]", "imboy.c2c_retry_s: must ascend"),
             ("[imboy]\nc2c_retry_s = [0]", "imboy.c2c_retry_s: "),
             ("listener = []", "listener: "),
+            ("[[listener]]\naddress = \"[::]:1\"\nproxy_from = [\"x\"]", "listener: proxy_from: "),
+            ("[[listener]]\naddress = \"[::]:1\"\ndefault_dialect = \"x\"", "listener: dialect "),
             (
                 "listen = \"1.2.3.4:5\"\n[[listener]]\naddress = \"1.2.3.4:6\"",
                 "listen: give either",

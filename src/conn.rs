@@ -4,7 +4,7 @@
 //! An idle connection waits in `readable()` and holds no buffer. While data comes, one read on the
 //! ring with a buffer of the shard's pool is in flight. Writing is in `flush.rs`.
 
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
 use std::task::Poll;
 use std::{future, io};
@@ -50,8 +50,15 @@ enum Step {
 
 impl Local {
     /// Gives a connection its place and its task. `unread` was read behind its upgrade request.
-    pub fn open(self: &Rc<Self>, socket: Socket, unread: Vec<u8>, hello: Box<Hello>) {
+    pub fn open(
+        self: &Rc<Self>,
+        socket: Socket,
+        address: IpAddr,
+        unread: Vec<u8>,
+        hello: Box<Hello>,
+    ) {
         let now = self.begin_turn();
+        let user = hello.login.as_ref().map(|login| login.user.as_str()).ok();
         let conn = self.conns.borrow_mut().insert(Conn {
             socket: socket.clone(),
             out: Out::default(),
@@ -67,6 +74,8 @@ impl Local {
             heard_ms: self.now_ms(),
             taken_ms: self.now_ms(),
         });
+        // What is logged of it later names the id alone: an address per connection is memory.
+        tracing::debug!(id = ?conn, %address, user, "a connection opens");
         self.stats().connections.add(1);
         let receiver = Receiver::new(Role::Server);
         let receiver = if hello.deflate.is_some() { receiver.with_deflate() } else { receiver };

@@ -21,7 +21,7 @@ mod tokens;
 mod users;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +32,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
+use ringpost_storage::Log;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::health::Health;
@@ -71,6 +72,8 @@ pub struct Process {
     pub health: Health,
     /// What it counts.
     pub stats: Stats,
+    /// The store, for its sizes. It is closed when its threads have ended, whoever asks.
+    pub store: Weak<dyn Log>,
 }
 
 /// How long things may take.

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use ringpost_core::event::{Effects, Input, LoadId, Loaded, Outputs};
 use ringpost_core::ids::ConnId;
 use ringpost_core::limits::TURN_BYTES_MAX;
+use ringpost_core::shard::Gauges;
 use ringpost_core::{Now, Shard};
 
 use crate::bounds::{ENTRY_BYTES, TURNS_HANDED_MAX};
@@ -101,6 +102,16 @@ impl Engine {
     /// When the core wants its next tick, in [`Now::mono_us`].
     pub fn next_timer_us(&self) -> Option<u64> {
         self.shard.next_timer_us()
+    }
+
+    /// Publishes what the core has in memory.
+    pub fn publish(&self, stats: &ShardStats) {
+        let Gauges { users, conversations, requests, loads, catch_ups } = self.shard.gauges();
+        stats.users.set(users as u64);
+        stats.conversations.set(conversations as u64);
+        stats.requests.set(requests.into());
+        stats.loads_waiting.set(loads as u64);
+        stats.catch_ups.set(catch_ups as u64);
     }
 
     /// Whether the core wants a tick at once.

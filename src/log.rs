@@ -8,7 +8,7 @@
 //! is taken from sockets when a shard's requests are at their limit.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -107,6 +107,11 @@ pub fn start(
 }
 
 impl Threads {
+    /// The log, as long as it is open.
+    pub fn store(&self) -> Weak<dyn Log> {
+        Arc::downgrade(&self.log)
+    }
+
     /// Waits for the threads to end, and gives the log back to be closed. All [`ShardLog`]s must be
     /// gone.
     pub fn join(self) -> Arc<dyn Log> {

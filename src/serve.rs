@@ -14,6 +14,7 @@ use ringpost_core::ShardConfig;
 use ringpost_storage::{Durability, Log, Opening, Options, Rocks};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::address::Addresses;
 use crate::bounds::{
     BACKLOG, Bounds, CLOSE_MS_MAX, DESCRIPTORS_RESERVED, QUIET_MS_MAX, SEND_BUFFER_BYTES,
 };
@@ -147,6 +148,8 @@ impl Server {
         let bound = Bound { listen, api: api.local_addr()? };
         let common = Common {
             routes: config.routes.clone(),
+            listeners: config.listeners.clone(),
+            addresses: Addresses::new(seeds()?),
             dialects: config.dialects.clone(),
             deflate: config.deflate,
             sockets_max: files - DESCRIPTORS_RESERVED,
@@ -206,6 +209,7 @@ impl Server {
             mesh: self.mesh.clone(),
             health: self.health.clone(),
             stats: self.stats.clone(),
+            store: self.log.store(),
         };
         let listener = self.api.take().expect("bound by `start`");
         self.control = Some(Control::start(listener, setup, process)?);
@@ -373,6 +377,12 @@ fn cpus_for(shards: u16) -> Option<Vec<usize>> {
     let cpus = sys::allowed_cpus();
     let first = cpus.len().checked_sub(usize::from(shards)).filter(|left| *left > 0)?;
     Some(cpus[first..].to_vec())
+}
+
+/// Numbers that nobody outside knows.
+fn seeds() -> io::Result<[u64; 2]> {
+    let seed = || getrandom::u64().map_err(io::Error::other);
+    Ok([seed()?, seed()?])
 }
 
 /// Says where the server is, in a file that appears whole.

@@ -23,7 +23,9 @@ use ringpost_core::ws::deflate::Inflater;
 use ringpost_core::{Now, Shard, ShardConfig};
 use tokio::sync::oneshot;
 
+use crate::address::Addresses;
 use crate::bounds::{Bounds, READ_BYTES, READS_MAX};
+use crate::config::Listener;
 use crate::engine::Engine;
 use crate::fatal::{self, Cause};
 use crate::log::ShardLog;
@@ -62,6 +64,10 @@ pub struct Setup {
 pub struct Common {
     /// Which dialect is spoken where.
     pub routes: Vec<Route>,
+    /// The listeners, in the order of those of each shard.
+    pub listeners: Vec<Listener>,
+    /// What client addresses have caused lately.
+    pub addresses: Addresses,
     /// What the dialects let an operator set.
     pub dialects: dialect::Settings,
     /// Whether clients that offer compression get it.

@@ -67,6 +67,8 @@ pub struct ShardStats {
     pub accepted: Counter,
     /// Upgrade requests refused here.
     pub refused: Counter,
+    /// Of these, over a limit of their address.
+    pub limited: Counter,
     /// accept(2) that failed, and sockets dropped because descriptors ran short.
     pub accept_errors: Counter,
     /// Bytes read from sockets.
@@ -115,6 +117,16 @@ pub struct ShardStats {
     pub unfinished_bytes: Counter,
     /// Bytes that wait to be written to sockets.
     pub queued_bytes: Counter,
+    /// Users in the core's memory: connected, or with something under way.
+    pub users: Counter,
+    /// Conversations in the core's memory.
+    pub conversations: Counter,
+    /// Requests taken from sockets and not answered yet.
+    pub requests: Counter,
+    /// Loads without an answer yet.
+    pub loads_waiting: Counter,
+    /// Devices that catch up, or wait for it.
+    pub catch_ups: Counter,
 }
 
 /// The log's counters, written by its writer thread.

@@ -197,6 +197,28 @@ pub fn next_signal(timeout: Duration) -> Option<Signal> {
     }
 }
 
+/// Memory that the allocator holds from the kernel, written to or not: now, and at most so far.
+pub fn allocated_bytes() -> (u64, u64) {
+    unsafe extern "C" {
+        /// mimalloc's, which is linked in as the process's allocator (`mimalloc.h`).
+        fn mi_process_info(
+            elapsed_ms: *mut usize,
+            user_ms: *mut usize,
+            system_ms: *mut usize,
+            resident: *mut usize,
+            resident_peak: *mut usize,
+            committed: *mut usize,
+            committed_peak: *mut usize,
+            page_faults: *mut usize,
+        );
+    }
+    let none = std::ptr::null_mut();
+    let (mut now, mut peak) = (0, 0);
+    // SAFETY: every argument may be null, and the two that are not are places for a size_t.
+    unsafe { mi_process_info(none, none, none, none, none, &mut now, &mut peak, none) };
+    (now as u64, peak as u64)
+}
+
 /// Ends the process without running anything else: no destructor of another language's library
 /// may block or crash it on its way out.
 pub fn exit_now(status: i32) -> ! {

@@ -21,7 +21,9 @@ use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
 
+use crate::address::{Addresses, Rules};
 use crate::bounds::Bounds;
+use crate::config::Listener;
 use crate::health::Health;
 use crate::log::{self, Threads};
 use crate::mesh::{EndStep, Mesh, Parcel};
@@ -43,12 +45,14 @@ pub struct Shards {
     pub mesh: Mesh,
     /// Their counters.
     pub stats: Stats,
+    /// What they have in common.
+    pub common: &'static Common,
     threads: Vec<JoinHandle<()>>,
     log_threads: Option<Threads>,
 }
 
 /// Takes the user's id as a token.
-struct AnyToken;
+pub struct AnyToken;
 
 impl TokenCheck for AnyToken {
     fn check(&self, _wall_ms: u64, token: &str) -> Result<Claims, TokenFault> {
@@ -65,16 +69,29 @@ impl Shards {
 
     /// With other bounds, and a limit of sockets.
     pub fn start_with(shards: u16, bounds: Bounds, sockets_max: u64) -> Shards {
+        let any = Listener::at(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Shards::start_at(shards, bounds, sockets_max, any, Rules::default())
+    }
+
+    /// With another listener, and rules for addresses.
+    pub fn start_at(
+        shards: u16,
+        bounds: Bounds,
+        sockets_max: u64,
+        listener: Listener,
+        rules: Rules,
+    ) -> Shards {
         let log = Arc::new(Fake::new(FakeSeed::default()));
         let (mesh, inboxes) = Mesh::new(shards).expect("descriptors");
         let stats = Stats::new(shards);
         let health = Health::default();
         let (log_threads, ends) =
             log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats).expect("threads");
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (listeners, addr) = listeners(any, shards);
+        let (listeners, addr) = listeners(listener.address, shards);
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
+            listeners: vec![listener],
+            addresses: Addresses::new([1, 2]),
             dialects: dialect::Settings::default(),
             deflate: true,
             sockets_max,
@@ -82,7 +99,11 @@ impl Shards {
             stats: stats.clone(),
             started: Instant::now(),
         }));
-        let settings = Arc::new(Settings { tokens: Box::new(AnyToken) });
+        let settings = Arc::new(Settings {
+            tokens: Box::new(AnyToken),
+            address: rules,
+            rates: RateLimits::default(),
+        });
         let threads =
             inboxes.into_iter().zip(ends).zip(listeners).map(|((inbox, log), listener)| {
                 let core = ShardConfig {
@@ -105,7 +126,7 @@ impl Shards {
         let threads = threads.collect();
         until(|| mesh.census().busy == 0, || "the shards do not get ready".to_owned());
         mesh.send_all(|| Parcel::Open);
-        Shards { addr, log, mesh, stats, threads, log_threads: Some(log_threads) }
+        Shards { addr, log, mesh, stats, common, threads, log_threads: Some(log_threads) }
     }
 
     /// A connected and accepted client.

@@ -162,7 +162,7 @@ impl Local {
                 self.engine.borrow_mut().loaded(now, id, loaded, stats);
             }
             Parcel::Connection(parcel) => match Socket::new(parcel.fd) {
-                Ok(socket) => self.open(socket, parcel.unread, parcel.hello),
+                Ok(socket) => self.open(socket, parcel.address, parcel.unread, parcel.hello),
                 Err(error) => tracing::warn!(%error, "a connection is lost on its way"),
             },
             Parcel::Ask { operation, answer } => {
@@ -176,11 +176,15 @@ impl Local {
                 self.engine.borrow_mut().drive(now, input, stats);
             }
             Parcel::Open => {
-                for listener in self.listeners.borrow().iter() {
-                    monoio::spawn(accept::run(self.clone(), listener.clone()));
+                for (index, listener) in self.listeners.borrow().iter().enumerate() {
+                    monoio::spawn(accept::run(self.clone(), index, listener.clone()));
                 }
             }
-            Parcel::Settings(settings) => _ = self.settings.replace(settings),
+            Parcel::Settings(settings) => {
+                let rates = settings.rates;
+                self.settings.replace(settings);
+                self.engine.borrow_mut().drive(now, Input::Rates(rates), stats);
+            }
             Parcel::End(step) => self.take_end(step),
         }
     }
@@ -307,6 +311,7 @@ impl Local {
 
     /// Ends the turn's bookkeeping and goes to sleep, unless something has come meanwhile.
     fn rest(&self, more: bool) {
+        self.engine.borrow().publish(self.stats());
         let at_rest = self.engine.borrow().is_at_rest()
             && self.touched.borrow().is_empty()
             && self.asks.borrow().is_empty();

@@ -77,6 +77,8 @@ pub struct Admission {
 pub struct Rules<'a> {
     /// Which dialect is spoken where.
     pub routes: &'a [Route],
+    /// What is spoken at every path without a route.
+    pub otherwise: Option<Dialect>,
     /// Settings of the dialects.
     pub dialects: &'a Settings,
     /// Checks tokens.
@@ -85,19 +87,18 @@ pub struct Rules<'a> {
     pub deflate: bool,
 }
 
-/// Decides about a whole upgrade request that passed [`crate::ws::handshake::parse`]. `deflate`:
-/// whether a client that offers compression gets it.
+/// Decides about a whole upgrade request that passed [`crate::ws::handshake::parse`].
 ///
 /// # Errors
-/// The HTTP answer for a request that no dialect takes (404 for a path without a route).
+/// The HTTP answer for a request that no dialect takes (404 for a path that has none).
 pub fn admit(
     request: &Request<'_>,
     rules: &Rules<'_>,
     wall_ms: u64,
 ) -> Result<Admission, HttpRefusal> {
-    let Rules { routes, dialects, tokens, deflate } = *rules;
+    let Rules { routes, otherwise, dialects, tokens, deflate } = *rules;
     let route = routes.iter().find(|route| route.path == request.path);
-    let dialect = route.ok_or(HttpRefusal::NotFound)?.dialect;
+    let dialect = route.map(|route| route.dialect).or(otherwise).ok_or(HttpRefusal::NotFound)?;
     let (login, subprotocol): (Result<Login, _>, _) = match dialect {
         Dialect::Imboy => imboy::login(&dialects.imboy, request, tokens, wall_ms),
     };

@@ -82,6 +82,12 @@ pub enum HttpRefusal {
     /// Over a connection limit; the answer has `Retry-After`.
     #[error("429 Too Many Requests")]
     TooManyConnections,
+    /// Over the rate of its address; the answer says when it will be below it again.
+    #[error("429 Too Many Requests")]
+    TooFast {
+        /// Seconds.
+        retry_after_s: u16,
+    },
     /// Draining or overloaded; the answer has `Retry-After`.
     #[error("503 Service Unavailable")]
     Unavailable,

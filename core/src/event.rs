@@ -21,6 +21,7 @@ use crate::error::Refusal;
 use crate::ids::{
     ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, ShardId, Slot, UserId,
 };
+use crate::rate::RateLimits;
 use crate::record::{Kind, Page, Record};
 use crate::session::Hello;
 
@@ -53,6 +54,8 @@ pub enum Input<'a> {
     Loaded { id: LoadId, loaded: Loaded },
     /// The control plane asks; the answer leaves as [`Answer`].
     Control { id: ControlId, operation: Operation },
+    /// The operator has changed the rates: they hold from now on, for everybody.
+    Rates(RateLimits),
     /// The process drains: cursors are written now, no new requests will come.
     Drain,
     /// Time has passed. The driver sends one per turn and whenever [`crate::Shard::next_timer_us`]

@@ -218,6 +218,7 @@ impl Shard {
             Input::Durable { turn } => self.became_durable(turn, effects),
             Input::Loaded { id, loaded } => self.loaded(id, loaded, effects),
             Input::Control { id, operation } => self.control(id, operation, effects),
+            Input::Rates(rates) => self.config.rates = rates,
             Input::Drain => self.flush_cursors(effects),
             Input::Tick => self.tick(effects),
         }

@@ -63,7 +63,7 @@ pub const KEYS: &[Key] = &[
         default: Some("127.0.0.1:7070"),
         about: "Where WebSocket clients connect; in place of any [[listener]] of the file.",
         kind: Kind::Address {
-            set: |config, address| config.listeners = vec![Listener { address }],
+            set: |config, address| config.listeners = vec![Listener::at(address)],
         },
     },
     Key {
@@ -112,6 +112,38 @@ pub const KEYS: &[Key] = &[
         default: Some("true"),
         about: "Create an unknown user when it connects with a valid token.",
         kind: Kind::Flag { set: |config, on| config.auto_create_users = on },
+    },
+    Key {
+        name: "address.upgrades_per_s",
+        default: Some("100"),
+        about: "Upgrade requests per second that one client address may make in the long run; \
+                0: any number. Loopback addresses are free.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 100_000,
+            set: |config, rate| config.address.upgrades_per_s = whole(rate),
+        },
+    },
+    Key {
+        name: "address.upgrade_burst",
+        default: Some("1000"),
+        about: "Upgrade requests that one client address may make at once after a pause.",
+        kind: Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+            set: |config, burst| config.address.upgrade_burst = whole(burst),
+        },
+    },
+    Key {
+        name: "address.handshakes_max",
+        default: Some("1024"),
+        about: "Upgrade requests of one client address that are not whole, at any time; 0: any \
+                number. Loopback addresses are free.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 1_000_000,
+            set: |config, most| config.address.handshakes_max = whole(most),
+        },
     },
     Key {
         name: "revoke_within_s",
@@ -318,6 +350,20 @@ impl Key {
         self.name.replace(['.', '_'], "-")
     }
 
+    /// How it is written in a file: its default, else a value that may be given.
+    pub fn example(&self) -> String {
+        let given = self.default;
+        match &self.kind {
+            Kind::Integer { min, .. } => given.map_or_else(|| min.to_string(), str::to_owned),
+            Kind::Flag { .. } => given.unwrap_or("false").to_owned(),
+            Kind::Choice { of, .. } => format!("{:?}", given.unwrap_or(of[0])),
+            Kind::Address { .. } => format!("{:?}", given.unwrap_or("127.0.0.1:0")),
+            Kind::Path { .. } => format!("{:?}", given.unwrap_or("./path")),
+            Kind::Durability { .. } => format!("{:?}", given.unwrap_or("fsync")),
+            Kind::Seconds { .. } => format!("[{}]", given.unwrap_or_default().replace(',', ", ")),
+        }
+    }
+
     /// What may be given, in words.
     pub fn range(&self) -> String {
         match &self.kind {
@@ -379,6 +425,11 @@ impl Key {
         }
         Ok(())
     }
+}
+
+/// A number whose range is far below the type's.
+fn whole(number: u64) -> u32 {
+    u32::try_from(number).expect("in its range")
 }
 
 fn durability(text: &str) -> Option<Durability> {

@@ -15,9 +15,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Config;
+use super::network::Network;
 
 /// Listeners of a process: each has a socket on each shard.
 const LISTENERS_MAX: usize = 16;
+/// Networks of trusted proxies are compared one by one for each connection.
+const NETWORKS_MAX: usize = 64;
 /// Routes are compared one by one for each upgrade.
 const ROUTES_MAX: usize = 64;
 /// API keys are compared one by one for each request.
@@ -32,11 +35,21 @@ const SECRET_BYTES_MIN: usize = 16;
 pub const SECRET_BYTES_MAX: usize = 4096;
 
 /// `[[listener]]`: where WebSocket clients connect.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listener {
     /// IP address and port; 0: the system chooses.
     pub address: SocketAddr,
+    /// What is spoken at every path without a route; without one they are refused.
+    pub default_dialect: Option<Dialect>,
+    /// Who must say by a PROXY header for whom it speaks, and is believed.
+    pub proxy_from: Vec<Network>,
+}
+
+impl Listener {
+    /// One without more than an address.
+    pub fn at(address: SocketAddr) -> Listener {
+        Listener { address, default_dialect: None, proxy_from: Vec::new() }
+    }
 }
 
 /// `[[api.key]]`: who may use the HTTP API.
@@ -145,9 +158,38 @@ pub fn check_secret(secret: &str) -> Result<(), String> {
     Err(format!("a secret must have {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes"))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenerTable {
+    address: SocketAddr,
+    default_dialect: Option<String>,
+    #[serde(default)]
+    proxy_from: Vec<String>,
+}
+
 fn put_listeners(config: &mut Config, value: &toml::Value) -> Result<(), String> {
-    config.listeners = list(value, LISTENERS_MAX)?;
+    let listener = |table: ListenerTable| {
+        let ListenerTable { address, default_dialect, proxy_from } = table;
+        if proxy_from.len() > NETWORKS_MAX {
+            return Err(format!("proxy_from: at most {NETWORKS_MAX} networks"));
+        }
+        let networks = proxy_from.iter().map(|text| text.parse());
+        let proxy_from: Result<_, String> = networks.collect();
+        Ok(Listener {
+            address,
+            default_dialect: default_dialect.map(|name| dialect(&name)).transpose()?,
+            proxy_from: proxy_from.map_err(|problem| format!("proxy_from: {problem}"))?,
+        })
+    };
+    let tables: Vec<ListenerTable> = list(value, LISTENERS_MAX)?;
+    config.listeners = tables.into_iter().map(listener).collect::<Result<_, String>>()?;
     Ok(())
+}
+
+/// The dialect of this name.
+fn dialect(name: &str) -> Result<Dialect, String> {
+    let known = (0..=u8::MAX).filter_map(Dialect::from_number).find(|d| d.name() == name);
+    known.ok_or_else(|| format!("dialect {name:?} is not known"))
 }
 
 #[derive(Deserialize)]
@@ -159,14 +201,12 @@ struct RouteTable {
 
 fn put_routes(config: &mut Config, value: &toml::Value) -> Result<(), String> {
     config.routes.clear();
-    for RouteTable { path, dialect } in list(value, ROUTES_MAX)? {
+    for RouteTable { path, dialect: name } in list(value, ROUTES_MAX)? {
         let plain = path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
         if !path.starts_with('/') || !plain || path.len() > 1024 {
             return Err(format!("path {path:?}: must start with / and have no query"));
         }
-        let name = dialect;
-        let dialect = (0..=u8::MAX).filter_map(Dialect::from_number).find(|d| d.name() == name);
-        let dialect = dialect.ok_or_else(|| format!("dialect {name:?} is not known"))?;
+        let dialect = dialect(&name)?;
         if config.routes.iter().any(|route| route.path == path) {
             return Err(format!("path {path:?} is given twice"));
         }

@@ -42,6 +42,7 @@ use std::str::FromStr;
 use ringpost_core::event::{Load, Loaded};
 
 pub use batch::Batch;
+pub use crc32c::crc32c;
 pub use directory::Torn;
 pub use error::{Hole, LogError};
 pub use fake::{Fake, FakeSeed};
@@ -200,6 +201,10 @@ pub struct Gauges {
     pub tables: u64,
     /// Failed flushes and compactions (count). After one, commits fail.
     pub background_errors: u64,
+    /// What compactions are behind by.
+    pub compaction_pending: u64,
+    /// 1 while writes wait for flushes or compactions.
+    pub write_stopped: u64,
 }
 
 #[cfg(test)]

@@ -241,6 +241,8 @@ impl Log for Rocks {
                 .ok()
                 .flatten()
                 .unwrap_or(0),
+            compaction_pending: sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+            write_stopped: of(Family::Log, properties::IS_WRITE_STOPPED),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX};
 /// What the key is hashed with (section 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// What a refused client is told to wait; it spreads its own attempts beyond that.
-const RETRY_AFTER_S: u32 = 1;
+const RETRY_AFTER_S: u16 = 1;
 
 /// An upgrade request. All parts borrow from the bytes that were parsed.
 #[derive(Clone, Copy, Debug)]
@@ -286,7 +286,11 @@ pub fn switching_protocols(
 
 /// Appends the whole answer to a refused request; the socket is to be closed after it.
 pub fn refusal(refusal: HttpRefusal, out: &mut Vec<u8>) {
-    let retry = format!("Retry-After: {RETRY_AFTER_S}\r\n");
+    let retry_after_s = match refusal {
+        HttpRefusal::TooFast { retry_after_s } => retry_after_s,
+        _ => RETRY_AFTER_S,
+    };
+    let retry = format!("Retry-After: {retry_after_s}\r\n");
     let (header, body) = match refusal {
         HttpRefusal::BadRequest => (
             "",
@@ -303,6 +307,7 @@ pub fn refusal(refusal: HttpRefusal, out: &mut Vec<u8>) {
             "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             "This WebSocket endpoint speaks version 13 (RFC 6455).",
         ),
+        HttpRefusal::TooFast { .. } => (&*retry, "Too many requests from this address."),
         HttpRefusal::TooManyConnections => (&*retry, "Too many connections: try again later."),
         HttpRefusal::Unavailable => (&*retry, "Not available now: try again later."),
     };

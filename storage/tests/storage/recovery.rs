@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ringpost_core::event::Entry;
 use ringpost_core::event::{Load, Position};
-use ringpost_storage::{Durability, Log, LogError, Options, Rocks, Torn};
+use ringpost_storage::{FORMAT, Durability, Log, LogError, Options, Rocks, Torn};
 
 use crate::support::*;
 
@@ -352,7 +352,7 @@ fn a_store_is_the_same_after_every_opening() {
     let rocks = open(dir.path());
     let first = rocks.opening().clone();
     assert!(first.recovery.created);
-    assert_eq!((first.format, first.batch, first.leased), (1, 1, 0));
+    assert_eq!((first.format, first.batch, first.leased), (FORMAT, 1, 0));
     Turn::default().lease(0, 70).lease(9, 80).lease(300, 75).commit(&rocks);
     Turn::default().lease(9, 81).commit(&rocks);
     drop(rocks);

@@ -378,6 +378,7 @@ fn section_4_2_2_refusals_are_whole_answers() {
             "426 Upgrade Required",
             &["Sec-WebSocket-Version: 13", "Upgrade: websocket", "Connection: close, Upgrade"],
         ),
+        (HttpRefusal::TooFast { retry_after_s: 7 }, "429 Too Many Requests", &["Retry-After: 7"]),
         (HttpRefusal::TooManyConnections, "429 Too Many Requests", &["Retry-After: 1"]),
         (HttpRefusal::Unavailable, "503 Service Unavailable", &["Retry-After: 1"]),
     ] {
