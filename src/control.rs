@@ -30,6 +30,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
+use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
 use tokio::sync::{Mutex, oneshot, watch};
@@ -242,6 +243,9 @@ impl Shared {
     async fn ask(&self, operation: Operation) -> Result<Answer, ApiError> {
         let asked = self.process.mesh.ask(operation);
         match tokio::time::timeout(self.times.answer, asked).await {
+            Ok(Ok(Answer::Refused(Refusal::TryAgain))) => {
+                Err(ApiError::unavailable("the log cannot store it now: try again"))
+            }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(AskError::Busy)) => Err(ApiError::unavailable("too many requests in progress")),
             Ok(Err(AskError::Ending)) => Err(ApiError::unavailable("the server is ending")),

@@ -23,6 +23,7 @@ mod secrets;
 mod serve;
 mod settings;
 mod shard_thread;
+mod space;
 mod stats;
 mod sys;
 mod table;

@@ -70,7 +70,8 @@ impl Shards {
         let stats = Stats::new(shards);
         let health = Health::default();
         let (log_threads, ends) =
-            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats).expect("threads");
+            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats, None)
+                .expect("threads");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (listeners, addr) = listeners(any, shards);
         let common: &'static Common = Box::leak(Box::new(Common {

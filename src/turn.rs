@@ -181,6 +181,10 @@ impl Local {
                 }
             }
             Parcel::Settings(settings) => _ = self.settings.replace(settings),
+            Parcel::Space { low } => {
+                let input = Input::Space { low };
+                self.engine.borrow_mut().drive(now, input, stats);
+            }
             Parcel::End(step) => self.take_end(step),
         }
     }

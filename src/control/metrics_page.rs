@@ -123,6 +123,11 @@ impl Collector for Page {
         let help = "1 when new connections should be sent here";
         let ready = u64::from(health.ready().is_ok());
         single(&mut encoder, "ready", help, MetricType::Gauge, ready)?;
+        let (free, reserve) = health.disk();
+        let help = "Free bytes of the store's disk";
+        single(&mut encoder, "disk_free_bytes", help, MetricType::Gauge, free)?;
+        let help = "Bytes of the store's disk that are kept free";
+        single(&mut encoder, "disk_reserve_bytes", help, MetricType::Gauge, reserve)?;
         let help = "Time since the process began";
         let uptime = health.uptime().as_secs();
         single(&mut encoder, "uptime_seconds", help, MetricType::Gauge, uptime)?;

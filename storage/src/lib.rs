@@ -86,6 +86,13 @@ pub trait Log: Send + Sync + 'static {
     /// As for [`Log::load_cached`].
     fn load(&self, load: &Load) -> Result<Loaded, LogError>;
 
+    /// Says how many bytes are free on the store's disk: merges of table files, which need as
+    /// much again before they give anything back, pause while there may be too little.
+    ///
+    /// # Errors
+    /// They could not be paused or resumed; nothing else is the matter.
+    fn set_room(&self, free: u64) -> Result<(), LogError>;
+
     /// Sizes for the metrics. May read the directory.
     fn gauges(&self) -> Gauges;
 }
@@ -198,6 +205,8 @@ pub struct Gauges {
     pub table_readers: u64,
     /// Table files.
     pub tables: u64,
+    /// Syncs of the write-ahead log (count); only with [`Options::statistics`].
+    pub wal_syncs: u64,
     /// Failed flushes and compactions (count). After one, commits fail.
     pub background_errors: u64,
 }

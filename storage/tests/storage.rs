@@ -3,6 +3,8 @@
 
 #[path = "storage/cold.rs"]
 mod cold;
+#[path = "storage/durability.rs"]
+mod durability;
 #[path = "storage/fake.rs"]
 mod fake;
 #[path = "storage/fixtures.rs"]

@@ -129,6 +129,26 @@ fn expired_resends_are_forgotten_by_a_merge() {
 }
 
 #[test]
+fn expired_resends_give_their_space_back() {
+    const RESENDS: u64 = 20_000;
+    let tables = |time_ms: u64| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let rocks = open(dir.path());
+        let mut turn = Turn::default().named("ann", "bob");
+        for seq in 1..=RESENDS {
+            turn = turn.message_at(time_ms, "ann", "bob", seq, b"x");
+        }
+        turn.commit(&rocks);
+        rocks.flush().expect("flushed");
+        rocks.compact();
+        rocks.gauges().tables
+    };
+    let (kept, expired) = (tables(EPOCH_MS), tables(0));
+    // A key has 18 bytes and its value 29; next to nothing of them is compressed.
+    assert!(kept > expired + RESENDS * 45, "{kept} bytes with them, {expired} without");
+}
+
+#[test]
 fn gauges_follow_the_data() {
     let (_dir, rocks) = cold();
     let before = rocks.gauges();
