@@ -72,6 +72,8 @@ pub struct Process {
     pub health: Health,
     /// What it counts.
     pub stats: Stats,
+    /// The store's epoch.
+    pub epoch: u64,
 }
 
 /// How long things may take.

@@ -264,9 +264,10 @@ pub fn cause(error: &LogError) -> Cause {
     match error {
         LogError::Locked { .. } => Cause::StoreLocked,
         LogError::NotAStore { .. } | LogError::Format { .. } => Cause::Config,
-        LogError::Hole(_) | LogError::Corrupt { .. } | LogError::Collision { .. } => {
-            Cause::LogDamaged
-        }
+        LogError::Hole(_)
+        | LogError::Repairing { .. }
+        | LogError::Corrupt { .. }
+        | LogError::Collision { .. } => Cause::LogDamaged,
         LogError::Read(_) | LogError::Write(_) => Cause::LogFailed,
     }
 }

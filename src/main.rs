@@ -19,6 +19,7 @@ mod out;
 mod pool;
 mod processor;
 mod reload;
+mod repair;
 mod secrets;
 mod serve;
 mod settings;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os(), variables) {
         Ok(Request::Serve { config, sources }) => serve(*config, &sources),
         Ok(Request::Token { config, grant }) => print_token(&config, &grant),
+        Ok(Request::Repair(request)) => repair(&request),
         Err(CliError::Usage(error)) => {
             // Nothing can be told to a terminal that has gone away.
             let _unheard = error.print();
@@ -147,6 +149,18 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
         Err(error) => {
             eprintln!("ringpost: {error}");
             ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Tells what a repair has found or done.
+fn repair(request: &repair::Request) -> ExitCode {
+    match repair::run(request, &mut io::stdout()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::from(FAILED)
         }
     }
 }

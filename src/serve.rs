@@ -236,6 +236,7 @@ impl Server {
             mesh: self.mesh.clone(),
             health: self.health.clone(),
             stats: self.stats.clone(),
+            epoch: self.store.opening().epoch,
         };
         let listener = self.api.take().expect("bound by `start`");
         self.control = Some(Control::start(listener, setup, process)?);

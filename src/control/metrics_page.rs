@@ -233,7 +233,7 @@ mod tests {
         stats.shards()[0].connections.set(7);
         stats.shards()[1].messages_in.set(9);
         stats.log().committed(3, 5, Duration::from_micros(1000));
-        let text = text(Process { mesh, health: Health::default(), stats });
+        let text = text(Process { mesh, health: Health::default(), stats, epoch: 0 });
         for line in [
             "ringpost_connections{shard=\"0\"} 7",
             "ringpost_connections{shard=\"1\"} 0",

@@ -16,6 +16,7 @@
 //! | `load` | what a `Load` means, over three ways to read |
 //! | `directory`, `wal`, `crc32c` | the lock, and the verified end of the write-ahead log |
 //! | `opening` | what a store says about itself |
+//! | `repair` | giving up what a hole has damaged, when an operator says so |
 //! | `rocks` | RocksDB: its options, commits, reads; the only user of that crate |
 //! | `fake` | the same in memory, with crash images |
 //!
@@ -33,6 +34,7 @@ mod keys;
 mod load;
 mod opening;
 mod record;
+mod repair;
 mod rocks;
 mod value;
 mod wal;
@@ -45,6 +47,7 @@ pub use batch::Batch;
 pub use directory::Torn;
 pub use error::{Hole, LogError};
 pub use fake::{Fake, FakeSeed};
+pub use repair::{Finding, Loss, Mended, Repair};
 pub use rocks::{Options, Rocks};
 
 /// Version of the format that this program writes. It reads the earlier ones, and makes a store of

@@ -4,6 +4,7 @@
 //! It knows families, keys and bytes; what the bytes mean is said elsewhere (`batch`, `load`). It
 //! never retries: RocksDB does not come back from a failed write either.
 
+pub(crate) mod mend;
 mod tuning;
 
 use std::ffi::CStr;
@@ -118,11 +119,7 @@ impl Rocks {
             opened_ms: millis(started),
         };
         let mut opening = opening::read(&view, recovery)?;
-        if opening.batch < scan.last {
-            let (log, rocks) = (scan.last, opening.batch);
-            let what = format!("the write-ahead log ends with batch {log}, RocksDB with {rocks}");
-            return Err(LogError::Corrupt { file: None, what });
-        }
+        directory.compare(&scan, opening.batch)?;
         if opening.format < FORMAT {
             // The other way round, a crash between the two would leave an earlier program a store
             // that it opens and does not understand.

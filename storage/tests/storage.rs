@@ -13,6 +13,8 @@ mod fixtures;
 mod model;
 #[path = "storage/recovery.rs"]
 mod recovery;
+#[path = "storage/repair.rs"]
+mod repair;
 #[path = "storage/sample.rs"]
 mod sample;
 #[path = "storage/script.rs"]
