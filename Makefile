@@ -22,8 +22,10 @@ ARGS ?=
 LOAD ?=
 # What `make autobahn` runs: `short`, or `all`.
 CASES ?= short
+# How often `make crash` kills the server.
+ROUNDS ?= 100
 
-.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench autobahn
+.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench autobahn crash
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -46,6 +48,9 @@ load: build ## The canonical workload against a running server; make load LOAD="
 
 test: setup fmt-check clippy core-deps unit smoke ## Every check, until the first that fails
 	@echo 'make test: everything passed'
+
+crash: build ## kill -9 under load, a hundred times; make crash ROUNDS=500
+	RINGPOST_CRASH_ROUNDS=$(ROUNDS) cargo test $(CARGO_FLAGS) --test crash -- --nocapture
 
 fmt-check: # The sources are formatted
 	cargo fmt --all --check

@@ -13,6 +13,7 @@ use ringpost_core::ids::UserId;
 use crate::config::keys::{self, KEYS, Key, Kind};
 use crate::config::{Config, ConfigError, Sources};
 use crate::doctor::CONNECTIONS_MAX;
+use crate::repair;
 use crate::token::{ExpUnit, Grant, Role, TTL_S_MAX};
 
 /// What was asked for.
@@ -28,6 +29,8 @@ pub enum Request {
     ExampleConfig,
     /// Look at the machine.
     Doctor { shards: u16, connections: Option<u64>, json: bool },
+    /// Examine a store, and repair it if that is said.
+    Repair(repair::Request),
 }
 
 /// Why nothing was asked for.
@@ -49,6 +52,10 @@ pub fn parse(
 ) -> Result<Request, CliError> {
     let matches = command().try_get_matches_from(args).map_err(CliError::Usage)?;
     let (name, matches) = matches.subcommand().expect("clap asks for one");
+    if name == "repair" {
+        // It needs no configuration.
+        return Ok(Request::Repair(repair_request(matches)));
+    }
     let given = |key: &'static Key| {
         let text = matches.try_get_one::<String>(key.name).ok().flatten();
         text.map(|text| (key, text.clone()))
@@ -88,6 +95,7 @@ pub fn command() -> Command {
         .subcommand(token_command())
         .subcommand(check_config_command())
         .subcommand(doctor_command())
+        .subcommand(repair_command())
         .after_help("Exit status: 0 done, 1 failed, 2 wrong usage or configuration.")
 }
 
@@ -197,6 +205,43 @@ fn json_arg() -> Arg {
     Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON, for programs")
 }
 
+fn repair_command() -> Command {
+    let flag = |name: &'static str, about: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(about)
+    };
+    Command::new("repair")
+        .about("Give up what a hole in a store's write-ahead log has damaged, so that it opens")
+        .arg(
+            Arg::new("store")
+                .value_name("DIR")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("The store's directory (data); no server may have it open"),
+        )
+        .arg(flag("yes", "Do it; without this it only says what would be lost"))
+        .arg(flag("json", "Print one JSON object"))
+        .after_help(
+            "A server that finds acknowledged messages damaged does not start (status 65) and \
+             names this command. A backup that has them is better. Otherwise a repair cuts the log \
+             at the damage, moves what is behind it to DIR/lost, makes what is left agree with \
+             itself, leaves out 1,000,000 batch numbers and the ids that may have been given, and \
+             gives the store a new epoch. A store that opens is never changed.\n\n\
+             Exit status: 0 the store opens, now or anyway; 1 it does not: a repair would mend it \
+             and --yes was not given, or it is damaged in another way.\n\n\
+             Examples:\n\
+             \x20 ringpost repair /srv/ringpost\n\
+             \x20 ringpost repair --yes /srv/ringpost",
+        )
+}
+
+fn repair_request(matches: &ArgMatches) -> repair::Request {
+    repair::Request {
+        store: matches.get_one::<PathBuf>("store").expect("it is required").clone(),
+        yes: matches.get_flag("yes"),
+        json: matches.get_flag("json"),
+    }
+}
+
 fn config_arg() -> Arg {
     Arg::new("config")
         .long("config")
@@ -299,6 +344,7 @@ mod tests {
                     --shards 2 --ready-file r --durability interval:20 --drain-s 0 \
                     --address-upgrades-per-s 0 --address-upgrade-burst 1 \
                     --address-handshakes-max 0 \
+                    --reserve-percent 3 --reserve-bytes 0 \
                     --auto-create-users false --revoke-within-s 60 --metrics-public \
                     --deflate false --deflate-level 6 \
                     --log-format json \

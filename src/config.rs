@@ -20,6 +20,7 @@ use ringpost_core::ids::Dialect;
 use ringpost_core::rate::RateLimits;
 
 use crate::address::Rules;
+use crate::space::Reserve;
 use keys::{Given, KEYS, Key};
 pub use tables::{ApiKey, Auth, Listener, Scope};
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// When a message counts as stored.
     pub durability: Durability,
+    /// How much of the store's disk is kept free.
+    pub reserve: Reserve,
     /// Seconds over which a drain spreads its closes.
     pub drain_s: u32,
     /// Whether a valid token of an unknown user creates the user.
@@ -130,6 +133,7 @@ impl Default for Config {
             shards: default_shards(),
             ready_file: None,
             durability: Durability::Fsync,
+            reserve: Reserve { percent: 0, bytes: 0 },
             drain_s: 0,
             auto_create_users: false,
             revoke_within_s: 0,

@@ -30,6 +30,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
+use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
 use ringpost_storage::Log;
@@ -74,6 +75,8 @@ pub struct Process {
     pub stats: Stats,
     /// The store, for its sizes. It is closed when its threads have ended, whoever asks.
     pub store: Weak<dyn Log>,
+    /// The store's epoch.
+    pub epoch: u64,
 }
 
 /// How long things may take.
@@ -245,6 +248,9 @@ impl Shared {
     async fn ask(&self, operation: Operation) -> Result<Answer, ApiError> {
         let asked = self.process.mesh.ask(operation);
         match tokio::time::timeout(self.times.answer, asked).await {
+            Ok(Ok(Answer::Refused(Refusal::TryAgain))) => {
+                Err(ApiError::unavailable("the log cannot store it now: try again"))
+            }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(AskError::Busy)) => Err(ApiError::unavailable("too many requests in progress")),
             Ok(Err(AskError::Ending)) => Err(ApiError::unavailable("the server is ending")),

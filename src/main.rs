@@ -22,10 +22,12 @@ mod out;
 mod pool;
 mod processor;
 mod reload;
+mod repair;
 mod secrets;
 mod serve;
 mod settings;
 mod shard_thread;
+mod space;
 mod stats;
 mod sys;
 mod table;
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
             let fit = findings.iter().all(|finding| finding.verdict != Verdict::Fatal);
             print(&doctor::report(&findings, json), fit)
         }
+        Ok(Request::Repair(request)) => repair(&request),
         Err(CliError::Usage(error)) => {
             // Nothing can be told to a terminal that has gone away.
             let _unheard = error.print();
@@ -165,6 +168,18 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
         Err(error) => {
             eprintln!("ringpost: {error}");
             ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Tells what a repair has found or done.
+fn repair(request: &repair::Request) -> ExitCode {
+    match repair::run(request, &mut io::stdout()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::from(FAILED)
         }
     }
 }

@@ -59,6 +59,11 @@ pub enum Parcel {
     Open,
     /// What the operator has changed, for everybody who connects from now on.
     Settings(Arc<Settings>),
+    /// The store's disk is down to its reserve (`low`), or has room again.
+    Space {
+        /// See [`ringpost_core::Input::Space`].
+        low: bool,
+    },
     /// The process ends, step by step.
     End(EndStep),
 }

@@ -2,11 +2,14 @@
 //! `unsafe` is here. Nothing here decides anything.
 
 use std::cell::UnsafeCell;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -148,6 +151,27 @@ pub fn allowed_cpus() -> Vec<usize> {
     let cpus = 0..libc::CPU_SETSIZE as usize;
     // SAFETY: reads one bit of an initialised set, within its size.
     cpus.filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
+
+/// The size of a file system, and what of it a process without privileges may still take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Disk {
+    /// All of it.
+    pub bytes: u64,
+    /// What is left.
+    pub free: u64,
+}
+
+/// The file system that `path` lies in.
+pub fn disk(path: &Path) -> io::Result<Disk> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends with a zero byte, and `stat` is a valid place for the answer.
+    check(unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } as isize)?;
+    // SAFETY: the call has succeeded, so it has filled all of it.
+    let stat = unsafe { stat.assume_init() };
+    let blocks = |count: u64| count.saturating_mul(stat.f_frsize);
+    Ok(Disk { bytes: blocks(stat.f_blocks), free: blocks(stat.f_bavail) })
 }
 
 /// What a signal asks the process for.

@@ -86,7 +86,8 @@ impl Shards {
         let stats = Stats::new(shards);
         let health = Health::default();
         let (log_threads, ends) =
-            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats).expect("threads");
+            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats, None)
+                .expect("threads");
         let (listeners, addr) = listeners(listener.address, shards);
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],

@@ -185,6 +185,10 @@ impl Local {
                 self.settings.replace(settings);
                 self.engine.borrow_mut().drive(now, Input::Rates(rates), stats);
             }
+            Parcel::Space { low } => {
+                let input = Input::Space { low };
+                self.engine.borrow_mut().drive(now, input, stats);
+            }
             Parcel::End(step) => self.take_end(step),
         }
     }

@@ -11,7 +11,8 @@ mod revoke;
 mod world;
 
 use ringpost_core::dialect::imboy::hashids::Hashids;
-use ringpost_core::event::{CloseHow, Load, Loaded};
+use ringpost_core::error::Refusal;
+use ringpost_core::event::{Answer, CloseHow, Load, Loaded, Operation};
 use ringpost_core::ids::UserId;
 use ringpost_core::limits;
 use ringpost_core::rate::Rate;
@@ -866,6 +867,67 @@ fn commands_wait_for_loads_in_order_and_the_sixty_fifth_is_told_to_try_again() {
     assert_eq!(receipts(&world.take(alice)).len(), limits::CONVERSATION_WAITERS_MAX);
     let expected: Vec<String> = (0..count - 1).map(|n| n.to_string()).collect();
     assert_eq!(world.take_messages(bob), expected);
+}
+
+#[test]
+fn a_full_disk_refuses_what_stores_and_nothing_else() {
+    for shards in [1, 2, 3] {
+        let mut world = World::new(shards);
+        let (alice, bob) = (world.connect("alice", "a"), world.connect("bob", "b"));
+        for n in 0..5 {
+            world.send(alice, &xid(n), "bob", &n.to_string());
+        }
+        world.take(alice);
+        assert_eq!(world.take_messages(bob).len(), 5);
+        world.disconnect(bob);
+        world.send(alice, &xid(5), "bob", "5");
+        let receipt = world.take(alice);
+        world.space(true);
+
+        // New messages are refused, in either direction; nobody's order of errors changes.
+        world.send(alice, &xid(6), "bob", "6");
+        let frames = world.take(alice);
+        assert_eq!(frames.len(), 1, "{frames:?}");
+        assert_eq!(frames[0]["type"], "error");
+        assert_eq!((&frames[0]["code"], &frames[0]["id"]), (&1.into(), &xid(6).into()));
+        assert_eq!(frames[0]["payload"]["content"], "try again");
+        world.send(alice, &xid(7), "nobody", "7");
+        assert_eq!(world.take(alice)[0]["code"], 3, "no such user");
+        // A resend is still recognised.
+        world.send(alice, &xid(5), "bob", "5");
+        assert_eq!(world.take(alice), receipt);
+
+        // Known users connect, with new devices too, get what is pending and acknowledge it.
+        let (bob, tablet) = (world.connect("bob", "b"), world.connect("bob", "t"));
+        for n in 0..6 {
+            world.ack(bob, &xid(n), "b");
+        }
+        world.advance_ms(1_000);
+        assert_eq!(world.take_messages(bob).last().map(String::as_str), Some("5"));
+        world.take_messages(tablet);
+        let refused = world.connect_refused("carol", "c");
+        assert!(refused.starts_with("HTTP/1.1 503 "), "a new user: {refused}");
+        assert!(refused.contains("Retry-After"), "{refused}");
+        let [dora, alice_id] = ["dora", "alice"].map(|id| UserId::parse(id).expect("valid"));
+        let put = Operation::PutUser { user: dora, profile: "{}".to_owned() };
+        assert_eq!(world.ask(put.clone()), Some(Answer::Refused(Refusal::TryAgain)));
+        let get = world.ask(Operation::GetUser { user: alice_id });
+        assert!(matches!(get, Some(Answer::User { created: false, .. })), "{get:?}");
+
+        // What was acknowledged meanwhile is durable.
+        let mut world = world.crash(shards);
+        world.space(true);
+        let bob = world.connect("bob", "b");
+        assert_eq!(world.take_messages(bob), Vec::<String>::new());
+        // Room again.
+        let alice = world.connect("alice", "a");
+        world.space(false);
+        world.send(alice, &xid(6), "bob", "6");
+        assert_eq!(receipts(&world.take(alice)), [xid(6)]);
+        assert_eq!(world.take_messages(bob), ["6"]);
+        assert!(matches!(world.ask(put), Some(Answer::User { created: true, .. })));
+        world.connect("carol", "c");
+    }
 }
 
 #[test]

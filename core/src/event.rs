@@ -58,6 +58,10 @@ pub enum Input<'a> {
     Rates(RateLimits),
     /// The process drains: cursors are written now, no new requests will come.
     Drain,
+    /// The log's disk is down to its reserve (`low`), or has room again. While it is low, what
+    /// would store something new is told to try again; acknowledgements, reading and deliveries
+    /// go on, and so does all that they write.
+    Space { low: bool },
     /// Time has passed. The driver sends one per turn and whenever [`crate::Shard::next_timer_us`]
     /// says so.
     Tick,
@@ -581,6 +585,23 @@ impl Operation {
         match self {
             Operation::PutUser { user, .. } | Operation::GetUser { user } => user.slot(),
             Operation::Group { group, .. } => group.slot(),
+        }
+    }
+
+    /// Whether it would store something: refused while the log's disk is down to its reserve.
+    pub fn stores(&self) -> bool {
+        match self {
+            Operation::PutUser { .. } => true,
+            Operation::GetUser { .. } => false,
+            Operation::Group { operation, .. } => match operation {
+                GroupOperation::Get | GroupOperation::List { .. } => false,
+                GroupOperation::Create { .. }
+                | GroupOperation::Change { .. }
+                | GroupOperation::Dissolve { .. }
+                | GroupOperation::Add { .. }
+                | GroupOperation::Remove { .. }
+                | GroupOperation::ChangeMember { .. } => true,
+            },
         }
     }
 }

@@ -136,6 +136,8 @@ pub struct Shard {
     /// Requests taken from this shard's sockets and not answered yet, and their content's bytes.
     requests: u32,
     request_bytes: usize,
+    /// The log's disk is down to its reserve.
+    space_low: bool,
     json: Scratch,
     compression: Compression,
 }
@@ -190,6 +192,7 @@ impl Shard {
             epoch: 0,
             requests: 0,
             request_bytes: 0,
+            space_low: false,
             json: Scratch::default(),
             compression,
         }
@@ -220,6 +223,7 @@ impl Shard {
             Input::Control { id, operation } => self.control(id, operation, effects),
             Input::Rates(rates) => self.config.rates = rates,
             Input::Drain => self.flush_cursors(effects),
+            Input::Space { low } => self.space_low = low,
             Input::Tick => self.tick(effects),
         }
         if effects.entries.len() > entries {

@@ -98,6 +98,31 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Durability { set: |config, durability| config.durability = durability },
     },
     Key {
+        name: "reserve_percent",
+        default: Some("5"),
+        about: "Percent of the store's disk that are kept free, up to reserve_bytes: below, new \
+                messages are answered `try again` and the server is not ready; reading and \
+                acknowledging go on. 0 keeps nothing.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 50,
+            set: |config, percent| {
+                config.reserve.percent = u8::try_from(percent).expect("in its range");
+            },
+        },
+    },
+    Key {
+        name: "reserve_bytes",
+        default: Some("1073741824"),
+        about: "The most that is kept free of the store's disk, however large it is. 0 keeps \
+                nothing.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 1 << 50,
+            set: |config, bytes| config.reserve.bytes = bytes,
+        },
+    },
+    Key {
         name: "drain_s",
         default: Some("10"),
         about: "Seconds over which the connections are closed after SIGTERM or SIGINT.",

@@ -125,7 +125,7 @@ impl fmt::Debug for Page {
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let Process { mesh, health, stats, store } = &self.0;
+        let Process { mesh, health, stats, store, epoch: _ } = &self.0;
         for row in ROWS {
             let mut family = encoder.encode_descriptor(row.name, row.help, None, row.kind)?;
             for (index, shard) in stats.shards().iter().enumerate() {
@@ -145,6 +145,11 @@ impl Collector for Page {
         let help = "1 when new connections should be sent here";
         let ready = u64::from(health.ready().is_ok());
         single(&mut encoder, "ready", help, MetricType::Gauge, ready)?;
+        let (free, reserve) = health.disk();
+        let help = "Free bytes of the store's disk";
+        single(&mut encoder, "disk_free_bytes", help, MetricType::Gauge, free)?;
+        let help = "Bytes of the store's disk that are kept free";
+        single(&mut encoder, "disk_reserve_bytes", help, MetricType::Gauge, reserve)?;
         let help = "Time since the process began";
         let uptime = health.uptime().as_secs();
         single(&mut encoder, "uptime_seconds", help, MetricType::Gauge, uptime)?;
@@ -271,7 +276,7 @@ mod tests {
         stats.log().committed(3, 5, Duration::from_micros(1000));
         let log: Arc<dyn Log> = Arc::new(Fake::new(FakeSeed::default()));
         let store = Arc::downgrade(&log);
-        let text = text(Process { mesh, health: Health::default(), stats, store });
+        let text = text(Process { mesh, health: Health::default(), stats, store, epoch: 0 });
         for line in [
             "ringpost_connections{shard=\"0\"} 7",
             "ringpost_connections{shard=\"1\"} 0",

@@ -245,9 +245,9 @@ mod tests {
                 }
             }
         }
-        assert!(get(7, b"\x02").is_err(), "version 2");
+        assert!(get(7, b"\x03").is_err(), "version 3");
         let mut later = EXAMPLE.to_vec();
-        later[1 + 11 + 12 + 8 + 9 + 8] = 200;
+        later[1 + 11 + 1 + 12 + 8 + 9 + 8] = 200;
         assert_eq!(get(7, &later), Err(Malformed("a record has a dialect of a later version")));
     }
 }

@@ -271,6 +271,14 @@ impl World {
         }
     }
 
+    /// The log's disk is down to its reserve, or has room again.
+    pub fn space(&mut self, low: bool) {
+        for shard in 0..self.threads.len() {
+            self.input(shard, Input::Space { low });
+        }
+        self.settle();
+    }
+
     /// Performs whatever the world does by itself, until nothing is left to do.
     pub fn settle(&mut self) {
         loop {

@@ -1,7 +1,7 @@
 //! Connections come to their user and leave: loading the user, registering devices, reading the
 //! inbox marks, and what the control plane asks about users.
 
-use crate::error::HttpRefusal;
+use crate::error::{HttpRefusal, Refusal};
 use crate::event::{
     Answer, Close, CloseHow, ControlId, DeviceRow, Effects, Entry, InboxMark, Load,
     MembershipLoaded, MembershipRow, OPEN, Operation, Outputs, Position, Routed, UserLoaded,
@@ -39,6 +39,9 @@ impl Shard {
 
     /// The control plane's question about a user of this shard.
     pub(crate) fn control(&mut self, id: ControlId, operation: Operation, effects: &mut Effects) {
+        if self.space_low && operation.stores() {
+            return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
+        }
         let user = match &operation {
             Operation::PutUser { user, .. } | Operation::GetUser { user } => user,
             Operation::Group { .. } => {
@@ -142,6 +145,10 @@ impl Shard {
             self.set_state(conn, State::Refused, 0);
             write_bytes(&mut effects.now, conn, &switching);
             return self.refuse_login(conn, LoginFault::TokenInvalid, effects);
+        }
+        if owner.row.is_none() && self.space_low {
+            // Users who are there already connect and read; a new device of theirs is a small row.
+            return self.refuse_upgrade(conn, HttpRefusal::Unavailable, effects);
         }
         if owner.row.is_none() {
             let row = UserRow { created_ms: wall_ms, profile: "{}".to_owned() };

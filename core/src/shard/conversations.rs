@@ -655,6 +655,9 @@ impl Shard {
         draft: &Draft<'_>,
         effects: &mut Effects,
     ) -> Option<Stored> {
+        if self.space_low {
+            return None;
+        }
         let now_ms = self.now.wall_ms;
         let id = self.ids.next((now_ms / 1000) as u32)?;
         let turn = effects.turn;
