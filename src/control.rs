@@ -14,6 +14,7 @@ mod fields;
 mod groups;
 mod health;
 mod listener;
+mod messages;
 mod metrics_page;
 #[cfg(test)]
 mod tests;
@@ -191,6 +192,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/info", get(health::info))
         .route("/v1/tokens", post(tokens::mint))
         .route("/v1/users/{id}", put(users::put).get(users::read))
+        .route("/v1/messages", post(messages::send))
+        .route("/v1/messages/{id}", get(messages::read))
+        .route("/v1/messages/{id}/revoke", post(messages::revoke))
         .route("/v1/groups", post(groups::create))
         .route("/v1/groups/{id}", get(groups::read).patch(groups::change).delete(groups::dissolve))
         .route("/v1/groups/{id}/members", post(groups::add).get(groups::members))

@@ -7,16 +7,22 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 use crate::error::Refusal;
-use crate::event::{JoinPolicy, MemberRole, Stored};
+use crate::event::{ControlId, JoinPolicy, MemberRole, Stored};
 use crate::ids::{ConnId, ConvKey, ConvKind, Conversation, DeviceId, ShardId, UserId};
+use crate::record::Kind;
 
-/// Where an outcome goes.
+/// Who waits for what becomes of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Origin {
-    /// The connection's shard.
-    pub shard: ShardId,
-    /// The connection.
-    pub conn: ConnId,
+pub enum Origin {
+    /// A connection.
+    Conn {
+        /// The connection's shard.
+        shard: ShardId,
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The control plane, which has asked the conversation's home itself.
+    Control(ControlId),
 }
 
 /// A request for a conversation's home.
@@ -61,6 +67,8 @@ impl Command {
 pub enum Action {
     /// Store and deliver a message.
     Send {
+        /// [`Kind::Message`] or [`Kind::Neutral`].
+        kind: Kind,
         /// Sender's time, if given.
         sender_ms: Option<i64>,
         /// What was sent, as the sender's dialect has it.
@@ -69,7 +77,10 @@ pub enum Action {
         copies: bool,
     },
     /// Take a message back: the one that the command's `client_id` names.
-    Revoke,
+    Revoke {
+        /// Whoever wrote it, and however long ago.
+        by_operator: bool,
+    },
     /// Relay a signal to the receiver's connections of the sender's dialect, if he may be written
     /// to. Nothing is stored.
     Signal {
@@ -83,7 +94,7 @@ impl Action {
     pub fn content_bytes(&self) -> usize {
         match self {
             Action::Send { content, .. } | Action::Signal { content } => content.len(),
-            Action::Revoke => 0,
+            Action::Revoke { .. } => 0,
         }
     }
 }

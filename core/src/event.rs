@@ -16,10 +16,11 @@ use bytes::Bytes;
 use compact_str::CompactString;
 use std::ops::Range;
 
-use crate::command::{Command, GroupOperation, Outcome};
+use crate::command::{Action, Command, GroupOperation, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
-    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, ShardId, Slot, UserId,
+    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot,
+    UserId,
 };
 use crate::rate::RateLimits;
 use crate::record::{Kind, Page, Record};
@@ -364,6 +365,8 @@ pub enum Load {
     User { user: UserId },
     /// A page of the user's inbox marks, in key order, behind `after`.
     Inbox { user: UserId, after: Option<ConvKey>, limit: u32 },
+    /// The record with the server's `id`.
+    Find { id: MessageId },
     /// What is known of these users in a group, in this order.
     Members { group: GroupId, conversation: ConvKey, users: Vec<UserId> },
     /// A page of a group's roster, in order of user ids, behind `after`.
@@ -389,6 +392,8 @@ pub enum Loaded {
     User(Box<UserLoaded>),
     /// See [`Load::Inbox`]; fewer than asked for means that there are no more.
     Inbox(Vec<InboxMark>),
+    /// See [`Load::Find`].
+    Found(Option<(Conversation, Page)>),
     /// See [`Load::Members`].
     Members(Vec<MemberLoaded>),
     /// See [`Load::Roster`]; fewer than asked for means that there are no more.
@@ -577,6 +582,23 @@ pub enum Operation {
     GetUser { user: UserId },
     /// Something about a group.
     Group { group: GroupId, operation: GroupOperation },
+    /// Store a message, or take one back, in a user's name.
+    Post(Box<Post>),
+    /// Find a message by the server's id.
+    Find { id: MessageId },
+}
+
+/// See [`Operation::Post`].
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// Where.
+    pub conversation: Conversation,
+    /// In whose name.
+    pub sender: UserId,
+    /// The asker's own id of a message, may be empty; the message to take back.
+    pub client_id: CompactString,
+    /// A message, or a revoke.
+    pub action: Action,
 }
 
 impl Operation {
@@ -585,6 +607,9 @@ impl Operation {
         match self {
             Operation::PutUser { user, .. } | Operation::GetUser { user } => user.slot(),
             Operation::Group { group, .. } => group.slot(),
+            Operation::Post(post) => post.conversation.slot(),
+            // Every shard may read it.
+            Operation::Find { id } => Slot(u16::from(id.0[11]) % SLOTS),
         }
     }
 
@@ -615,6 +640,10 @@ pub enum Answer {
     Group { row: Box<GroupRow>, created: bool },
     /// The members after a change of them, or what there is of a page.
     Members(Vec<(UserId, MemberRow)>),
+    /// The message, or the event that takes it back, durable.
+    Stored(Stored),
+    /// The message that was looked for, and where it is.
+    Found(Option<(Conversation, Page)>),
     /// Done, and durable.
     Done,
     /// The rules refuse it. Nothing was changed.

@@ -83,6 +83,7 @@ enum Waiting {
     Rival { key: ConvKey, ticket: u64 },
     Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
     Roster { id: ControlId },
+    Find { id: ControlId },
     Memberships { user: UserRef, device: u32, epoch: u32 },
     User { user: UserRef },
     Inbox { user: UserRef, device: u32, epoch: u32 },
@@ -369,6 +370,9 @@ impl Shard {
             }
             (Waiting::Members { key, ticket, users }, Loaded::Members(loaded)) => {
                 self.members_loaded(key, ticket, users, loaded, effects);
+            }
+            (Waiting::Find { id }, Loaded::Found(found)) => {
+                effects.now.answers.push((id, Answer::Found(found)));
             }
             (Waiting::Roster { id }, Loaded::Roster(members)) => {
                 effects.now.answers.push((id, Answer::Members(members)));

@@ -13,6 +13,7 @@ use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::admit::{TokenCheck, TokenFault, token_of};
+use crate::content::{Body, Content, Mentions};
 use crate::dialect::imboy::hashids::Hashids;
 use crate::dialect::imboy::sign::SignKeys;
 use crate::dialect::json::{
@@ -426,11 +427,20 @@ pub fn write_message(
         Kind::Revoked => {
             out.extend_from_slice(br#"{"msg_type":"custom","custom_type":"peer_revoked"}"#);
         }
-        _ => out.extend_from_slice(record.content),
+        Kind::Neutral => write_neutral(settings, record.content, out),
+        Kind::Message | Kind::Event => out.extend_from_slice(record.content),
     }
     let time_ms = record.time_ms as i64;
     write_created_at(record.sender_ms.unwrap_or(time_ms), out);
     write_server_ts(record.time_ms, out);
+}
+
+/// Appends the payload for content of the HTTP API, which was checked when it came.
+fn write_neutral(settings: &Settings, content: &[u8], out: &mut Vec<u8>) {
+    let text = std::str::from_utf8(content).unwrap_or_default();
+    let content = Content::from_json(text).unwrap_or_else(|_| Content::Text(text.to_owned()));
+    let body = Body { content, mentions: Mentions::default(), reply_to: None };
+    content::write(settings, &body, out);
 }
 
 /// Appends what happened, as the receiver `to` is told: an S2C event, or a revoke.

@@ -44,14 +44,26 @@ impl Shard {
         }
         let user = match &operation {
             Operation::PutUser { user, .. } | Operation::GetUser { user } => user,
-            Operation::Group { .. } => {
-                let Operation::Group { group, operation } = operation else { unreachable!() };
-                let name = Conversation::Group(group);
-                return self.group_operation(id, &name, operation, effects);
+            Operation::Group { .. } | Operation::Post(_) | Operation::Find { .. } => {
+                return self.elsewhere(id, operation, effects);
             }
         };
         let user = self.user(user, effects);
         self.wait_for_user(user, Waiter::Control(id, operation), effects);
+    }
+
+    /// Operations that are about no user of this shard.
+    fn elsewhere(&mut self, id: ControlId, operation: Operation, effects: &mut Effects) {
+        match operation {
+            Operation::Group { group, operation } => {
+                self.group_operation(id, &Conversation::Group(group), operation, effects);
+            }
+            Operation::Post(post) => self.post(id, *post, effects),
+            Operation::Find { id: message } => {
+                self.load(Waiting::Find { id }, Load::Find { id: message }, effects);
+            }
+            Operation::PutUser { .. } | Operation::GetUser { .. } => unreachable!("about a user"),
+        }
     }
 
     /// The user in memory, loading it if it is cold.
@@ -127,7 +139,9 @@ impl Shard {
                 Some(row) => Answer::User { row: row.clone(), created: false },
                 None => Answer::NoSuchUser,
             },
-            Operation::Group { .. } => unreachable!("a group's home executes it"),
+            Operation::Group { .. } | Operation::Post(_) | Operation::Find { .. } => {
+                unreachable!("it needs no user")
+            }
         };
         let turn = owner.turn;
         self.out(effects, turn).answers.push((id, answer));

@@ -12,15 +12,15 @@ use slab::Slab;
 use bytes::Bytes;
 use compact_str::CompactString;
 
-use crate::command::{Action, Command, Done, GroupOperation, Outcome};
+use crate::command::{Action, Command, Done, GroupOperation, Origin, Outcome};
 use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{
     Answer, ControlId, ConversationLoaded, Deliver, Effects, Entry, Load, MemberLoaded,
-    MessageEntry, Routed, Stored,
+    MessageEntry, Post, Routed, Stored,
 };
 use crate::happened::Happened;
-use crate::ids::{ConvKey, Conversation, DedupKey, DeviceId, MessageId, UserId};
+use crate::ids::{ConnId, ConvKey, Conversation, DedupKey, DeviceId, Dialect, MessageId, UserId};
 use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS};
 use crate::record::{Kind, Page, Record};
 use crate::shard::groups::Group;
@@ -246,8 +246,7 @@ impl Shard {
         let index = self.conversation(command.key, Some(&command.conversation), effects);
         let conv = &mut self.conversations.slab[index as usize];
         if conv.waiting.len() >= CONVERSATION_WAITERS_MAX {
-            let outcome = outcome(&command, Err(Refusal::TryAgain));
-            return self.answer(&command, outcome, 0, effects);
+            return self.answer(&command, Err(Refusal::TryAgain), 0, effects);
         }
         let stores = matches!(command.action, Action::Send { .. });
         let named = stores && !command.client_id.is_empty();
@@ -255,6 +254,22 @@ impl Shard {
             DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
         });
         self.enqueue(index, Request::Command(command), dedup, effects);
+    }
+
+    /// A message or a revoke of the control plane, in a user's name.
+    pub(crate) fn post(&mut self, id: ControlId, post: Post, effects: &mut Effects) {
+        let Post { conversation, sender, client_id, action } = post;
+        let command = Command {
+            origin: Origin::Control(id),
+            key: conversation.key(self.config.secret),
+            conversation,
+            sender,
+            device: no_device(),
+            client_id,
+            rival: None,
+            action,
+        };
+        self.command(command, effects);
     }
 
     /// An operation on a group of this shard.
@@ -285,7 +300,8 @@ impl Shard {
         let key = conv.key;
         let (asked, asking) = (self.durable, false);
         let look_up = request.rival(self.config.secret);
-        let revokes = matches!(&request, Request::Command(Command { action: Action::Revoke, .. }));
+        let revokes =
+            matches!(&request, Request::Command(Command { action: Action::Revoke { .. }, .. }));
         let target = if revokes { Target::Wanted } else { Target::None };
         let pending = Pending { request, dedup, answer: None, rival: None, asked, asking, target };
         conv.waiting.push_back(pending);
@@ -527,7 +543,7 @@ impl Shard {
         if rival == Some(true) {
             return self.redirect(command, effects);
         }
-        if let Action::Revoke = &command.action {
+        if let Action::Revoke { .. } = &command.action {
             return self.revoke(index, &command, &target, effects);
         }
         let conv = &mut self.conversations.slab[index as usize];
@@ -539,21 +555,18 @@ impl Shard {
         conv.forget_recent(self.durable);
         let turn = conv.turn;
         if let Some(stored) = known {
-            let outcome = outcome(&command, Ok(Done::Stored(stored)));
-            return self.answer(&command, outcome, turn, effects);
+            return self.answer(&command, Ok(Done::Stored(stored)), turn, effects);
         }
         if let Err(refusal) = conv.may_write(&command) {
-            let outcome = outcome(&command, Err(refusal));
-            return self.answer(&command, outcome, turn, effects);
+            return self.answer(&command, Err(refusal), turn, effects);
         }
         match command.action {
             Action::Send { .. } => self.store(index, &command, dedup, effects),
             Action::Signal { .. } => {
                 self.relay(&command, turn, effects);
-                let outcome = outcome(&command, Ok(Done::Relayed));
-                self.answer(&command, outcome, turn, effects);
+                self.answer(&command, Ok(Done::Relayed), turn, effects);
             }
-            Action::Revoke => unreachable!("executed above"),
+            Action::Revoke { .. } => unreachable!("executed above"),
         }
     }
 
@@ -565,13 +578,15 @@ impl Shard {
         let turn = conv.turn;
         let Target::Known(page) = target else { unreachable!("it was ready") };
         let found = page.get(0).filter(|record| record.kind != Kind::Event);
-        let checked = conv.may_write(command).and_then(|()| {
+        let by_operator = matches!(command.action, Action::Revoke { by_operator: true });
+        let checked = if by_operator { Ok(()) } else { conv.may_write(command) };
+        let checked = checked.and_then(|()| {
             let record = found.ok_or(Refusal::NotRevocable)?;
             let manages =
                 conv.group.as_ref().is_some_and(|group| group.may_manage(&command.sender));
             let own = record.sender == command.sender.as_str();
             let late = within_ms > 0 && record.time_ms + within_ms < wall_ms;
-            match (own, manages) {
+            match (own, manages || by_operator) {
                 (_, true) => Ok(record),
                 (true, false) if !late => Ok(record),
                 (true, false) => Err(Refusal::NotRevocable),
@@ -581,16 +596,14 @@ impl Shard {
         let record = match checked {
             Ok(record) => record,
             Err(refusal) => {
-                let outcome = outcome(command, Err(refusal));
-                return self.answer(command, outcome, turn, effects);
+                return self.answer(command, Err(refusal), turn, effects);
             }
         };
         let place = Stored { id: record.id, seq: record.seq, time_ms: record.time_ms };
         if record.kind == Kind::Revoked {
             // Said again: nothing happens again.
             let done = Done::Revoked(Stored { time_ms: wall_ms, ..place });
-            let outcome = outcome(command, Ok(done));
-            return self.answer(command, outcome, turn, effects);
+            return self.answer(command, Ok(done), turn, effects);
         }
         let happened = Happened::Revoked { seq: record.seq, wire: imboy::wire_id(&record) };
         let mut content = Vec::new();
@@ -605,14 +618,12 @@ impl Shard {
             dedup: None,
         };
         let Some(stored) = self.append(index, &draft, effects) else {
-            let outcome = outcome(command, Err(Refusal::TryAgain));
-            return self.answer(command, outcome, 0, effects);
+            return self.answer(command, Err(Refusal::TryAgain), 0, effects);
         };
         let conversation = command.key;
         effects.entries.push(Entry::Emptied { conversation, record: emptied(&record) });
         self.put_marks(index, Some(&command.sender), stored.seq, effects);
-        let outcome = outcome(command, Ok(Done::Revoked(stored)));
-        self.answer(command, outcome, effects.turn, effects);
+        self.answer(command, Ok(Done::Revoked(stored)), effects.turn, effects);
         self.spread(index, &draft, stored, None, Some(&command.sender), effects);
     }
 
@@ -624,11 +635,11 @@ impl Shard {
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) {
-        let Action::Send { sender_ms, content, copies } = &command.action else {
+        let Action::Send { kind, sender_ms, content, copies } = &command.action else {
             unreachable!("only a message is stored");
         };
         let draft = Draft {
-            kind: Kind::Message,
+            kind: *kind,
             sender_ms: *sender_ms,
             sender: command.sender.as_str(),
             device: &command.device,
@@ -637,14 +648,12 @@ impl Shard {
             dedup,
         };
         let Some(stored) = self.append(index, &draft, effects) else {
-            let outcome = outcome(command, Err(Refusal::TryAgain));
-            return self.answer(command, outcome, 0, effects);
+            return self.answer(command, Err(Refusal::TryAgain), 0, effects);
         };
         // Without copies, the sender's home passes the message when it gets the outcome.
         let passes = (!copies).then_some(&command.sender);
         self.put_marks(index, passes, stored.seq, effects);
-        let outcome = outcome(command, Ok(Done::Stored(stored)));
-        self.answer(command, outcome, effects.turn, effects);
+        self.answer(command, Ok(Done::Stored(stored)), effects.turn, effects);
         self.spread(index, &draft, stored, Some(content), passes, effects);
     }
 
@@ -663,7 +672,7 @@ impl Shard {
         let turn = effects.turn;
         let conv = &mut self.conversations.slab[index as usize];
         conv.head += 1;
-        conv.countable += u64::from(draft.kind == Kind::Message);
+        conv.countable += u64::from(matches!(draft.kind, Kind::Message | Kind::Neutral));
         conv.time_ms = conv.time_ms.max(now_ms);
         conv.turn = turn;
         let stored = Stored { id, seq: conv.head, time_ms: conv.time_ms };
@@ -773,13 +782,30 @@ impl Shard {
         }
     }
 
-    /// Brings an outcome to the connection's shard, once `turn` is durable.
-    fn answer(&mut self, command: &Command, outcome: Outcome, turn: u64, effects: &mut Effects) {
-        if command.origin.shard == self.config.shard {
-            self.outcome(outcome, turn, effects);
-        } else {
-            let routed = Routed::Outcome(Box::new(outcome));
-            self.out(effects, turn).routes.push((command.origin.shard, routed));
+    /// Tells who has asked what became of it, once `turn` is durable.
+    fn answer(
+        &mut self,
+        command: &Command,
+        result: Result<Done, Refusal>,
+        turn: u64,
+        effects: &mut Effects,
+    ) {
+        match command.origin {
+            Origin::Conn { shard, conn } if shard == self.config.shard => {
+                self.outcome(outcome(command, conn, result), turn, effects);
+            }
+            Origin::Conn { shard, conn } => {
+                let routed = Routed::Outcome(Box::new(outcome(command, conn, result)));
+                self.out(effects, turn).routes.push((shard, routed));
+            }
+            Origin::Control(id) => {
+                let answer = match result {
+                    Ok(Done::Stored(stored) | Done::Revoked(stored)) => Answer::Stored(stored),
+                    Ok(Done::Relayed) => Answer::Done,
+                    Err(refusal) => Answer::Refused(refusal),
+                };
+                self.out(effects, turn).answers.push((id, answer));
+            }
         }
     }
 
@@ -848,6 +874,11 @@ impl Conv {
     }
 }
 
+/// What comes from no device; the dialect of its record means nothing.
+pub(crate) fn no_device() -> DeviceId {
+    DeviceId { dialect: Dialect::Imboy, name: "".into() }
+}
+
 /// A message without its content.
 fn emptied(record: &Record<'_>) -> Box<MessageEntry> {
     Box::new(MessageEntry {
@@ -865,13 +896,13 @@ fn emptied(record: &Record<'_>) -> Box<MessageEntry> {
     })
 }
 
-fn outcome(command: &Command, result: Result<Done, Refusal>) -> Outcome {
+fn outcome(command: &Command, conn: ConnId, result: Result<Done, Refusal>) -> Outcome {
     let to = match result {
         Err(Refusal::NotAFriend | Refusal::Blocked) | Ok(Done::Revoked(_)) => command.to(),
         _ => None,
     };
     Outcome {
-        conn: command.origin.conn,
+        conn,
         conversation: command.key,
         kind: command.conversation.kind(),
         sender: command.sender.clone(),

@@ -39,7 +39,7 @@ pub(crate) struct Encoded {
 /// when the cursor passes it.
 pub(crate) fn is_shown(record: &Record<'_>, to: &UserId, device: &DeviceId, echo: bool) -> bool {
     match record.kind {
-        Kind::Message | Kind::Revoked => {
+        Kind::Message | Kind::Neutral | Kind::Revoked => {
             let own_device = record.dialect == device.dialect && record.device == device.name;
             record.sender != to.as_str() || (echo && !own_device)
         }
@@ -236,7 +236,7 @@ pub(crate) fn encode(
             });
             (Class::Event, range, imboy::event_id(&happened, record))
         }
-        (Dialect::Imboy, Kind::Message | Kind::Revoked) => {
+        (Dialect::Imboy, Kind::Message | Kind::Neutral | Kind::Revoked) => {
             let (class, kind, to) = match place {
                 Place::User => (Class::Private, "C2C", to.as_str()),
                 Place::Group(group) => (Class::Group, "C2G", group.as_str()),

@@ -11,6 +11,7 @@ use crate::event::{Close, CloseHow, Effects, Routed};
 use crate::ids::{ConnId, ConvKind, Dialect, UserId};
 use crate::limits::UNDECODABLE_MAX;
 use crate::rate::{Bucket, Strikes};
+use crate::record::Kind;
 use crate::session::{Client, LoginFault};
 use crate::shard::prompts::Prompt;
 use crate::shard::timers::Timer;
@@ -195,11 +196,13 @@ impl Shard {
                 State::Live { user, device },
             ) => {
                 let content = Bytes::copy_from_slice(&bytes[payload]);
-                let send = Action::Send { sender_ms, content, copies: false };
+                let kind = Kind::Message;
+                let send = Action::Send { kind, sender_ms, content, copies: false };
                 self.request(conn, user, device, (group, &to), id, send, effects);
             }
             (Ok(Frame::Revoke { group, id, to }), State::Live { user, device }) => {
-                self.request(conn, user, device, (group, &to), id, Action::Revoke, effects);
+                let revoke = Action::Revoke { by_operator: false };
+                self.request(conn, user, device, (group, &to), id, revoke, effects);
             }
             (Ok(Frame::RevokeAck { id }), State::Live { user, device }) => {
                 self.acknowledge(user, device, Class::Event, &id, effects);
@@ -316,7 +319,7 @@ impl Shard {
         let content_bytes = action.content_bytes();
         let device = own.clone();
         let key = conversation.key(self.config.secret);
-        let origin = Origin { shard: self.config.shard, conn };
+        let origin = Origin::Conn { shard: self.config.shard, conn };
         let command =
             Command { origin, conversation, key, sender, device, client_id, rival, action };
         self.requests += 1;
