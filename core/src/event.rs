@@ -616,8 +616,8 @@ impl Operation {
     /// Whether it would store something: refused while the log's disk is down to its reserve.
     pub fn stores(&self) -> bool {
         match self {
-            Operation::PutUser { .. } => true,
-            Operation::GetUser { .. } => false,
+            Operation::PutUser { .. } | Operation::Post(_) => true,
+            Operation::GetUser { .. } | Operation::Find { .. } => false,
             Operation::Group { operation, .. } => match operation {
                 GroupOperation::Get | GroupOperation::List { .. } => false,
                 GroupOperation::Create { .. }

@@ -305,7 +305,13 @@ mod tests {
         let (mesh, _inboxes) = Mesh::new(1).expect("a descriptor");
         let log: Arc<dyn Log> = Arc::new(Fake::new(FakeSeed::default()));
         let store = Arc::downgrade(&log);
-        let text = text(Process { mesh, health: Health::default(), stats: Stats::new(1), store });
+        let text = text(Process {
+            mesh,
+            health: Health::default(),
+            stats: Stats::new(1),
+            store,
+            epoch: 0,
+        });
         let mut served = BTreeSet::new();
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let (name, kind) = line.split_once(' ').expect("a name and a kind");
