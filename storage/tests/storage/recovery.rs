@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ringpost_core::event::Entry;
 use ringpost_core::event::{Load, Position};
-use ringpost_storage::{FORMAT, Durability, Log, LogError, Options, Rocks, Torn};
+use ringpost_storage::{Durability, FORMAT, Log, LogError, Options, Rocks, Torn};
 
 use crate::support::*;
 
