@@ -243,7 +243,7 @@ impl Mend<'_> {
                 return Ok(());
             };
             let name = value::conversation(value).map_err(wrong)?;
-            for user in name.members() {
+            for user in name.marked() {
                 if !self.has(Family::Rows, &keys::mark(user, conversation))?
                     && let Some(seq) = self.first_unread(user, conversation)?
                 {
