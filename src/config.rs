@@ -325,9 +325,9 @@ impl Config {
                 self.put(key, Given::Toml(value), source)
             } else if let Some((list, put)) = tables::find(&name) {
                 put(self, value).map(|()| {
-                    let shown = match value.as_array() {
-                        Some(tables) => format!("{} of [[{list}]]", tables.len()),
-                        None => format!("[{list}]"),
+                    let shown = match value {
+                        toml::Value::Array(tables) => format!("{} of [[{list}]]", tables.len()),
+                        _ => format!("[{list}]"),
                     };
                     self.note(list, shown, &value.to_string(), source);
                 })
