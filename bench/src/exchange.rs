@@ -5,7 +5,7 @@
 //! writes is thrown away.
 
 use ringpost_core::dialect::Settings;
-use ringpost_core::event::{ConversationLoaded, Load, Loaded, UserLoaded};
+use ringpost_core::event::{ConversationLoaded, Load, Loaded};
 use ringpost_core::ids::{ConnId, DeviceId, Dialect, MessageId, ShardId, UserId};
 use ringpost_core::rate::RateLimits;
 use ringpost_core::session::{Client, Hello, Login};
@@ -95,7 +95,12 @@ impl Exchange {
                 client: Client::default(),
             };
             let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
-            let hello = Box::new(Hello { dialect: Dialect::Imboy, switching, deflate: None, login: Ok(login) });
+            let hello = Box::new(Hello {
+                dialect: Dialect::Imboy,
+                switching,
+                deflate: None,
+                login: Ok(login),
+            });
             exchange.input(Input::Opened { conn: conn(user), hello });
         }
         // The connects, what they write, and what follows from that being durable.
@@ -185,7 +190,7 @@ fn answer(load: &Load) -> Loaded {
             ..ConversationLoaded::default()
         })),
         Load::Dedup { .. } => Loaded::Dedup(None),
-        Load::User { .. } => Loaded::User(Box::new(UserLoaded::default())),
+        Load::User { .. } => Loaded::User(Box::default()),
         Load::Inbox { .. } => Loaded::Inbox(Vec::new()),
         Load::Memberships { .. } => Loaded::Memberships(Vec::new()),
         Load::Cursors { .. } => Loaded::Cursors(Vec::new()),
