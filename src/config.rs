@@ -5,6 +5,7 @@
 //! tables are in [`tables`].
 
 pub mod keys;
+pub mod network;
 pub mod tables;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,10 @@ use std::path::{Path, PathBuf};
 use ringpost_core::admit::Route;
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::Dialect;
+use ringpost_core::rate::RateLimits;
 
+use crate::address::Rules;
+use crate::space::Reserve;
 use keys::{Given, KEYS, Key};
 pub use tables::{ApiKey, Auth, Listener, Scope};
 
@@ -33,14 +37,22 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// When a message counts as stored.
     pub durability: Durability,
+    /// How much of the store's disk is kept free.
+    pub reserve: Reserve,
     /// Seconds over which a drain spreads its closes.
     pub drain_s: u32,
     /// Whether a valid token of an unknown user creates the user.
     pub auto_create_users: bool,
     /// Seconds in which an author may take a message back; 0: always.
     pub revoke_within_s: u64,
+    /// Whether messages of clients that offer permessage-deflate are compressed.
+    pub deflate: bool,
+    /// How hard, 1 to 9.
+    pub deflate_level: u8,
     /// The HTTP API.
     pub api: Api,
+    /// What one client address may.
+    pub address: Rules,
     /// `/metrics`.
     pub metrics: Metrics,
     /// The process's own log.
@@ -49,6 +61,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What the dialects let an operator set.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
     /// Who may sign tokens; empty: the secret generated in the data directory.
     pub auth: Vec<Auth>,
     /// What was given, by dotted name; everything else has its default.
@@ -119,16 +133,21 @@ impl Default for Config {
             shards: default_shards(),
             ready_file: None,
             durability: Durability::Fsync,
+            reserve: Reserve { percent: 0, bytes: 0 },
             drain_s: 0,
             auto_create_users: false,
             revoke_within_s: 0,
+            deflate: false,
+            deflate_level: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
+            address: Rules::default(),
             metrics: Metrics { public: false },
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO },
             routes: ["/imboy/ws", "/ws", "/ws/"]
                 .map(|path| Route { path: path.to_owned(), dialect: Dialect::Imboy })
                 .to_vec(),
             dialects: Settings::default(),
+            rates: RateLimits::default(),
             auth: Vec::new(),
             given: BTreeMap::new(),
         };
@@ -306,8 +325,10 @@ impl Config {
                 self.put(key, Given::Toml(value), source)
             } else if let Some((list, put)) = tables::find(&name) {
                 put(self, value).map(|()| {
-                    let count = value.as_array().map_or(0, Vec::len);
-                    let shown = format!("{count} of [[{list}]]");
+                    let shown = match value {
+                        toml::Value::Array(tables) => format!("{} of [[{list}]]", tables.len()),
+                        _ => format!("[{list}]"),
+                    };
                     self.note(list, shown, &value.to_string(), source);
                 })
             } else {
@@ -353,6 +374,8 @@ impl Config {
 mod tests {
     use super::*;
 
+    use ringpost_core::dialect::imboy::hashids::Hashids;
+
     fn from_file(text: &str) -> Result<Config, String> {
         let mut config = Config::default();
         let source = Source::File(PathBuf::from("ringpost.toml"));
@@ -391,6 +414,8 @@ mod tests {
             address = "0.0.0.0:1"
             [[listener]]
             address = "[::1]:2"
+            proxy_from = ["10.0.0.0/8", "::1"]
+            default_dialect = "imboy"
             [api]
             listen = "127.0.0.1:3"
             [[api.key]]
@@ -402,9 +427,14 @@ mod tests {
             [log]
             format = "json"
             level = "debug"
+            [address]
+            upgrades_per_s = 7
             [imboy]
             catchup_gap_ms = 7
             c2c_retry_s = [1, 2.5]
+            sign_keys = { "0" = "key of 0" }
+            [imboy.hashids]
+            salt = "salt"
             [[route]]
             path = "/chat"
             dialect = "imboy"
@@ -427,7 +457,11 @@ mod tests {
         assert_eq!(config.drain_s, 0);
         assert!(!config.auto_create_users);
         assert_eq!(config.listeners.len(), 2);
-        assert_eq!(config.listeners[1].address.port(), 2);
+        assert_eq!(config.listeners[0], tables::Listener::at("0.0.0.0:1".parse().expect("valid")));
+        let Listener { address, default_dialect, proxy_from } = &config.listeners[1];
+        assert_eq!((address.port(), *default_dialect), (2, Some(Dialect::Imboy)));
+        assert!(proxy_from[0].contains("10.1.2.3".parse().expect("valid")));
+        assert_eq!(config.address.upgrades_per_s, 7);
         assert_eq!(config.api.listen.port(), 3);
         assert_eq!(config.api.keys[0].name, "backend");
         assert_eq!(config.api.keys[0].scopes, [Scope::Read, Scope::Write]);
@@ -435,7 +469,10 @@ mod tests {
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.level, tracing::Level::DEBUG);
         assert_eq!(config.dialects.imboy.catchup_gap_ms, 7);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 2_500]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_500]);
+        assert!(!config.dialects.imboy.sign_keys.accept("did", "0.3.3", "", ""));
+        let hashids = Hashids::new("salt", 6, Hashids::ALPHABET).expect("valid");
+        assert_eq!(config.dialects.imboy.hashids, Some(hashids));
         assert_eq!(config.routes.len(), 1);
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
@@ -474,12 +511,20 @@ mod tests {
             ("[imboy]\nc2c_retry_s = [5, 5]", "imboy.c2c_retry_s: must ascend"),
             ("[imboy]\nc2c_retry_s = [0]", "imboy.c2c_retry_s: "),
             ("listener = []", "listener: "),
+            ("[[listener]]\naddress = \"[::]:1\"\nproxy_from = [\"x\"]", "listener: proxy_from: "),
+            ("[[listener]]\naddress = \"[::]:1\"\ndefault_dialect = \"x\"", "listener: dialect "),
             (
                 "listen = \"1.2.3.4:5\"\n[[listener]]\naddress = \"1.2.3.4:6\"",
                 "listen: give either",
             ),
             ("[[route]]\npath = \"x\"\ndialect = \"imboy\"", "route: "),
             ("[[route]]\npath = \"/x\"\ndialect = \"smtp\"", "route: "),
+            ("[imboy]\nsign_keys = { v1 = \"k\" }", "imboy.sign_keys: \"v1\" must be a major"),
+            ("[imboy.sign_keys]\n0 = \"\"", "imboy.sign_keys: the key of 0"),
+            ("[imboy.sign_keys]\n0 = 7", "imboy.sign_keys: "),
+            ("[imboy.hashids]\nmin_length = 3", "imboy.hashids: missing field `salt`"),
+            ("[imboy.hashids]\nsalt = \"s\"\nalphabet = \"abc\"", "imboy.hashids: alphabet: "),
+            ("[imboy.hashids]\nsalt = \"s\"\nmin_length = 99", "imboy.hashids: min_length: "),
             ("[[auth]]\nuser_claim = \"sub\"", "auth: "),
             ("[[auth]]\nsecret = \"short\"", "auth: "),
             ("[[auth]]\npublic_key_file = \"a\"\njwks_file = \"b\"", "auth: exactly one"),
@@ -512,7 +557,7 @@ mod tests {
         assert_eq!(config.shards, 2);
         assert_eq!(config.drain_s, 3);
         assert_eq!(config.api.listen.port(), 4);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 4_000]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 4_000]);
     }
 
     #[test]

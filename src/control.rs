@@ -14,6 +14,7 @@ mod fields;
 mod groups;
 mod health;
 mod listener;
+mod messages;
 mod metrics_page;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ mod tokens;
 mod users;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,8 +31,10 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
+use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
+use ringpost_storage::Log;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::health::Health;
@@ -71,6 +74,10 @@ pub struct Process {
     pub health: Health,
     /// What it counts.
     pub stats: Stats,
+    /// The store, for its sizes. It is closed when its threads have ended, whoever asks.
+    pub store: Weak<dyn Log>,
+    /// The store's epoch.
+    pub epoch: u64,
 }
 
 /// How long things may take.
@@ -185,6 +192,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/info", get(health::info))
         .route("/v1/tokens", post(tokens::mint))
         .route("/v1/users/{id}", put(users::put).get(users::read))
+        .route("/v1/messages", post(messages::send))
+        .route("/v1/messages/{id}", get(messages::read))
+        .route("/v1/messages/{id}/revoke", post(messages::revoke))
         .route("/v1/groups", post(groups::create))
         .route("/v1/groups/{id}", get(groups::read).patch(groups::change).delete(groups::dissolve))
         .route("/v1/groups/{id}/members", post(groups::add).get(groups::members))
@@ -242,6 +252,9 @@ impl Shared {
     async fn ask(&self, operation: Operation) -> Result<Answer, ApiError> {
         let asked = self.process.mesh.ask(operation);
         match tokio::time::timeout(self.times.answer, asked).await {
+            Ok(Ok(Answer::Refused(Refusal::TryAgain))) => {
+                Err(ApiError::unavailable("the log cannot store it now: try again"))
+            }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(AskError::Busy)) => Err(ApiError::unavailable("too many requests in progress")),
             Ok(Err(AskError::Ending)) => Err(ApiError::unavailable("the server is ending")),

@@ -2,13 +2,16 @@
 //! 2: wrong usage or configuration; others: see [`fatal::Cause`].
 
 mod accept;
+mod address;
 mod bounds;
+mod check_config;
 mod cli;
 mod config;
 mod conn;
 mod control;
 mod doctor;
 mod engine;
+mod example;
 mod fatal;
 mod flush;
 mod health;
@@ -19,10 +22,12 @@ mod out;
 mod pool;
 mod processor;
 mod reload;
+mod repair;
 mod secrets;
 mod serve;
 mod settings;
 mod shard_thread;
+mod space;
 mod stats;
 mod sys;
 mod table;
@@ -62,6 +67,17 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os(), variables) {
         Ok(Request::Serve { config, sources }) => serve(*config, &sources),
         Ok(Request::Token { config, grant }) => print_token(&config, &grant),
+        Ok(Request::CheckConfig { sources, json }) => {
+            let (text, good) = check_config::check(&sources, json);
+            print(&text, good)
+        }
+        Ok(Request::ExampleConfig) => print(&example::text(), true),
+        Ok(Request::Doctor { shards, connections, json }) => {
+            let findings = doctor::examine(shards, connections);
+            let fit = findings.iter().all(|finding| finding.verdict != Verdict::Fatal);
+            print(&doctor::report(&findings, json), fit)
+        }
+        Ok(Request::Repair(request)) => repair(&request),
         Err(CliError::Usage(error)) => {
             // Nothing can be told to a terminal that has gone away.
             let _unheard = error.print();
@@ -114,6 +130,18 @@ fn machine_is_fit(shards: u16) -> bool {
     fit
 }
 
+/// Prints what was asked for; the exit status says whether all is well.
+fn print(text: &str, good: bool) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) if good => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(FAILED),
+        Err(error) => {
+            eprintln!("ringpost: standard output: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
 /// Prints a token alone, so that `$(ringpost token …)` is one.
 fn print_token(config: &Config, grant: &Grant) -> ExitCode {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -136,16 +164,22 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
         }
     };
     match token {
-        Ok(token) => match writeln!(io::stdout(), "{token}") {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("ringpost: standard output: {error}");
-                ExitCode::from(FAILED)
-            }
-        },
+        Ok(token) => print(&format!("{token}\n"), true),
         Err(error) => {
             eprintln!("ringpost: {error}");
             ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Tells what a repair has found or done.
+fn repair(request: &repair::Request) -> ExitCode {
+    match repair::run(request, &mut io::stdout()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::from(FAILED)
         }
     }
 }

@@ -12,7 +12,20 @@ use crate::token::{self, KeyError};
 
 /// What takes effect without a restart, by the names of its keys. What a file holds that one of
 /// them names is read again even when the name stays.
-pub const RELOADED: &[&str] = &["api.key", "auth", "log.level", "metrics.public"];
+pub const RELOADED: &[&str] = &[
+    "address.handshakes_max",
+    "address.upgrade_burst",
+    "address.upgrades_per_s",
+    "api.key",
+    "auth",
+    "log.level",
+    "metrics.public",
+    "rate_limit.messages_burst",
+    "rate_limit.messages_per_s",
+    "rate_limit.requests_burst",
+    "rate_limit.requests_per_s",
+    "rate_limit_strikes",
+];
 
 /// The keys of tokens and of the API, from the configuration or the data directory.
 ///
@@ -32,7 +45,11 @@ pub fn prepare(config: &Config) -> Result<Live, KeyError> {
     let (tokens, signer) = token::keys(&config.auth, || in_data(secrets::TOKEN_SECRET))?;
     let keys = ApiKeys::new(&config.api.keys, || in_data(secrets::API_KEY))?;
     Ok(Live {
-        settings: Settings { tokens: Box::new(tokens) },
+        settings: Settings {
+            tokens: Box::new(tokens),
+            address: config.address,
+            rates: config.rates,
+        },
         api: control::Setup { keys, signer, metrics_public: config.metrics.public },
     })
 }

@@ -14,6 +14,7 @@ use ringpost_core::ShardConfig;
 use ringpost_storage::{Durability, Log, Opening, Options, Rocks};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::address::Addresses;
 use crate::bounds::{
     BACKLOG, Bounds, CLOSE_MS_MAX, DESCRIPTORS_RESERVED, QUIET_MS_MAX, SEND_BUFFER_BYTES,
 };
@@ -24,9 +25,10 @@ use crate::health::{COMMIT_MS_MAX, Health};
 use crate::mesh::{Census, EndStep, Inbox, Mesh, Parcel};
 use crate::settings::Settings;
 use crate::shard_thread::{self, Common, Setup};
+use crate::space::Space;
 use crate::stats::Stats;
 use crate::sys::Signal;
-use crate::{log, sys};
+use crate::{log, secrets, sys};
 
 /// How often the supervisor looks at what cannot tell it by itself.
 const LOOK: Duration = Duration::from_millis(500);
@@ -94,7 +96,15 @@ pub fn serve(
 }
 
 fn open(config: &Config) -> Arc<dyn Log> {
-    let options = Options { durability: durability(config), ..Options::default() };
+    if let Err(error) = secrets::create_private_directory(&config.data) {
+        let what = format!("the directory {} cannot be made: {error}", config.data.display());
+        fatal::exit(Cause::Environment, &what);
+    }
+    let options = Options {
+        durability: durability(config),
+        wal_bytes_max: config.reserve.wal_bytes_max(disk_bytes(config)),
+        ..Options::default()
+    };
     match Rocks::open(&config.data, options) {
         Ok(store) => {
             tracing::info!(data = %config.data.display(), "store: {}", store.opening().recovery);
@@ -103,6 +113,18 @@ fn open(config: &Config) -> Arc<dyn Log> {
         Err(error) => {
             let what = format!("the store {} cannot be opened: {error}", config.data.display());
             fatal::exit(log::cause(&error), &what)
+        }
+    }
+}
+
+/// The size of the store's disk.
+fn disk_bytes(config: &Config) -> u64 {
+    match sys::disk(&config.data) {
+        Ok(disk) => disk.bytes,
+        Err(error) => {
+            let what =
+                format!("the disk of {} cannot be looked at: {error}", config.data.display());
+            fatal::exit(Cause::Environment, &what)
         }
     }
 }
@@ -120,6 +142,8 @@ struct Server {
     mesh: Mesh,
     health: Health,
     stats: Stats,
+    space: Space,
+    store: Arc<dyn Log>,
     common: &'static Common,
     shards: Vec<JoinHandle<()>>,
     /// Until the shards have them.
@@ -141,12 +165,21 @@ impl Server {
         let (mesh, inboxes) = Mesh::new(config.shards)?;
         let health = Health::default();
         let stats = Stats::new(config.shards);
-        let (log, ends) = log::start(store, durability(config), &mesh, &health, &stats)?;
+        let space = Space::new(config.data.clone(), config.reserve, &mesh, &health);
+        // Before anybody could store anything.
+        space.look_for(&*store)?;
+        let looks = Some(space.clone());
+        let (log, ends) =
+            log::start(store.clone(), durability(config), &mesh, &health, &stats, looks)?;
         let (listeners, listen) = bind_all(config);
         let api = bind_api(config.api.listen);
         let bound = Bound { listen, api: api.local_addr()? };
         let common = Common {
             routes: config.routes.clone(),
+            listeners: config.listeners.clone(),
+            addresses: Addresses::new(seeds()?),
+            dialects: config.dialects.clone(),
+            deflate: config.deflate,
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),
             stats: stats.clone(),
@@ -156,6 +189,8 @@ impl Server {
             mesh,
             health,
             stats,
+            space,
+            store,
             // One for the life of the process, so that no shard counts who uses it.
             common: Box::leak(Box::new(common)),
             shards: Vec::new(),
@@ -182,7 +217,9 @@ impl Server {
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
                 revoke_within_ms: config.revoke_within_s * 1_000,
+                deflate_level: config.deflate_level,
                 dialects: config.dialects.clone(),
+                rates: config.rates,
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);
             let (common, settings) = (self.common, settings.clone());
@@ -202,6 +239,8 @@ impl Server {
             mesh: self.mesh.clone(),
             health: self.health.clone(),
             stats: self.stats.clone(),
+            store: self.log.store(),
+            epoch: self.store.opening().epoch,
         };
         let listener = self.api.take().expect("bound by `start`");
         self.control = Some(Control::start(listener, setup, process)?);
@@ -221,9 +260,11 @@ impl Server {
         true
     }
 
-    /// Waits for a signal to end, reloads at the others, and says so once when a commit hangs.
+    /// Waits for a signal to end, reloads at the others, and looks at the disk, and says so once when
+    /// a commit hangs.
     fn supervise(&self, mut reload: impl FnMut() -> Option<Live>) {
         let mut told = false;
+        let mut unknown = false;
         loop {
             match sys::next_signal(LOOK) {
                 Some(Signal::End) => return,
@@ -243,6 +284,11 @@ impl Server {
                 tracing::info!("commits go on");
             }
             told = hangs;
+            if let Err(error) = self.space.look_for(&*self.store)
+                && !std::mem::replace(&mut unknown, true)
+            {
+                tracing::error!(%error, "the room on the disk is not known any more");
+            }
         }
     }
 
@@ -275,6 +321,7 @@ impl Server {
         for shard in self.shards {
             shard.join().expect("a panic ends the process");
         }
+        drop(self.store);
         let log = self.log.join();
         assert!(Arc::strong_count(&log) == 1, "the log closes when nobody uses it any more");
         drop(log);
@@ -369,6 +416,12 @@ fn cpus_for(shards: u16) -> Option<Vec<usize>> {
     let cpus = sys::allowed_cpus();
     let first = cpus.len().checked_sub(usize::from(shards)).filter(|left| *left > 0)?;
     Some(cpus[first..].to_vec())
+}
+
+/// Numbers that nobody outside knows.
+fn seeds() -> io::Result<[u64; 2]> {
+    let seed = || getrandom::u64().map_err(io::Error::other);
+    Ok([seed()?, seed()?])
 }
 
 /// Says where the server is, in a file that appears whole.

@@ -5,11 +5,18 @@
 use std::fmt;
 
 use ringpost_core::admit::TokenCheck;
+use ringpost_core::rate::RateLimits;
+
+use crate::address::Rules;
 
 /// See the module.
 pub struct Settings {
     /// Checks tokens.
     pub tokens: Box<dyn TokenCheck + Send + Sync>,
+    /// What one client address may.
+    pub address: Rules,
+    /// What one connection and one user may.
+    pub rates: RateLimits,
 }
 
 impl fmt::Debug for Settings {

@@ -16,12 +16,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use monoio::io::Canceller;
 use monoio::{IoUringDriver, RuntimeBuilder};
 use ringpost_core::admit::Route;
+use ringpost_core::dialect;
 use ringpost_core::event::{Answer, ControlId};
 use ringpost_core::ids::ConnId;
+use ringpost_core::ws::deflate::Inflater;
 use ringpost_core::{Now, Shard, ShardConfig};
 use tokio::sync::oneshot;
 
+use crate::address::Addresses;
 use crate::bounds::{Bounds, READ_BYTES, READS_MAX};
+use crate::config::Listener;
 use crate::engine::Engine;
 use crate::fatal::{self, Cause};
 use crate::log::ShardLog;
@@ -60,6 +64,14 @@ pub struct Setup {
 pub struct Common {
     /// Which dialect is spoken where.
     pub routes: Vec<Route>,
+    /// The listeners, in the order of those of each shard.
+    pub listeners: Vec<Listener>,
+    /// What client addresses have caused lately.
+    pub addresses: Addresses,
+    /// What the dialects let an operator set.
+    pub dialects: dialect::Settings,
+    /// Whether clients that offer compression get it.
+    pub deflate: bool,
     /// Connections and upgrade requests that all shards together may hold.
     pub sockets_max: u64,
     /// What it takes before patience ends.
@@ -100,6 +112,8 @@ pub struct Local {
     pub asks: RefCell<HashMap<ControlId, oneshot::Sender<Answer>>>,
     /// Buffers for reads.
     pub read_pool: RefCell<ReadPool>,
+    /// Undoes the compression of messages, one at a time.
+    pub inflater: RefCell<Inflater>,
     /// Buffers for writes.
     pub out_pool: RefCell<Pool>,
     /// What connections hold of messages and frames that are not whole or not taken.
@@ -294,6 +308,7 @@ impl Local {
             parked: RefCell::default(),
             asks: RefCell::default(),
             read_pool: RefCell::new(ReadPool::new()),
+            inflater: RefCell::default(),
             out_pool: RefCell::new(out::pool()),
             unfinished: Cell::new(0),
             listeners: RefCell::new(listeners.into_iter().map(Rc::new).collect()),

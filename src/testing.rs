@@ -14,13 +14,16 @@ use std::time::{Duration, Instant};
 
 use ringpost_core::ShardConfig;
 use ringpost_core::admit::{Claims, Route, TokenCheck, TokenFault};
-use ringpost_core::dialect::Settings;
+use ringpost_core::dialect;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
+use ringpost_core::rate::RateLimits;
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
 
+use crate::address::{Addresses, Rules};
 use crate::bounds::Bounds;
+use crate::config::Listener;
 use crate::health::Health;
 use crate::log::{self, Threads};
 use crate::mesh::{EndStep, Mesh, Parcel};
@@ -42,12 +45,14 @@ pub struct Shards {
     pub mesh: Mesh,
     /// Their counters.
     pub stats: Stats,
+    /// What they have in common.
+    pub common: &'static Common,
     threads: Vec<JoinHandle<()>>,
     log_threads: Option<Threads>,
 }
 
 /// Takes the user's id as a token.
-struct AnyToken;
+pub struct AnyToken;
 
 impl TokenCheck for AnyToken {
     fn check(&self, _wall_ms: u64, token: &str) -> Result<Claims, TokenFault> {
@@ -64,22 +69,42 @@ impl Shards {
 
     /// With other bounds, and a limit of sockets.
     pub fn start_with(shards: u16, bounds: Bounds, sockets_max: u64) -> Shards {
+        let any = Listener::at(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Shards::start_at(shards, bounds, sockets_max, any, Rules::default())
+    }
+
+    /// With another listener, and rules for addresses.
+    pub fn start_at(
+        shards: u16,
+        bounds: Bounds,
+        sockets_max: u64,
+        listener: Listener,
+        rules: Rules,
+    ) -> Shards {
         let log = Arc::new(Fake::new(FakeSeed::default()));
         let (mesh, inboxes) = Mesh::new(shards).expect("descriptors");
         let stats = Stats::new(shards);
         let health = Health::default();
         let (log_threads, ends) =
-            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats).expect("threads");
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (listeners, addr) = listeners(any, shards);
+            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats, None)
+                .expect("threads");
+        let (listeners, addr) = listeners(listener.address, shards);
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
+            listeners: vec![listener],
+            addresses: Addresses::new([1, 2]),
+            dialects: dialect::Settings::default(),
+            deflate: true,
             sockets_max,
             bounds,
             stats: stats.clone(),
             started: Instant::now(),
         }));
-        let settings = Arc::new(Settings { tokens: Box::new(AnyToken) });
+        let settings = Arc::new(Settings {
+            tokens: Box::new(AnyToken),
+            address: rules,
+            rates: RateLimits::default(),
+        });
         let threads =
             inboxes.into_iter().zip(ends).zip(listeners).map(|((inbox, log), listener)| {
                 let core = ShardConfig {
@@ -90,7 +115,9 @@ impl Shards {
                     id_leased: 0,
                     auto_create_users: true,
                     revoke_within_ms: 120_000,
-                    dialects: Settings::default(),
+                    deflate_level: 1,
+                    dialects: dialect::Settings::default(),
+                    rates: RateLimits::default(),
                 };
                 let listeners = vec![listener];
                 let settings = settings.clone();
@@ -100,7 +127,7 @@ impl Shards {
         let threads = threads.collect();
         until(|| mesh.census().busy == 0, || "the shards do not get ready".to_owned());
         mesh.send_all(|| Parcel::Open);
-        Shards { addr, log, mesh, stats, threads, log_threads: Some(log_threads) }
+        Shards { addr, log, mesh, stats, common, threads, log_threads: Some(log_threads) }
     }
 
     /// A connected and accepted client.
@@ -281,7 +308,7 @@ impl Client {
                 Event::Ping(payload) => Got::Ping(payload.to_vec()),
                 Event::Pong(payload) => Got::Pong(payload.to_vec()),
                 Event::Close { code, .. } => Got::Close(code),
-                Event::Blocked => unreachable!("only when asked for"),
+                Event::Compressed { .. } | Event::Blocked => unreachable!("only when asked for"),
             });
             self.bytes.drain(..consumed);
             if let Some(got) = got {
@@ -304,10 +331,11 @@ impl Client {
         }
     }
 
-    /// Whether the connection is alive: a request is answered.
+    /// Whether the connection is alive: a request is answered, perhaps behind what it is told of
+    /// its user's other devices.
     pub fn check(&mut self) {
         self.say("ping");
-        assert_eq!(self.text(), "pong2");
+        while self.text() != "pong2" {}
     }
 
     fn read(&mut self) -> io::Result<usize> {

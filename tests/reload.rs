@@ -88,6 +88,17 @@ fn token_keys_api_keys_and_the_log_level_change_under_open_connections() {
     assert_eq!(connect(&server, signed(secret)).err(), Some(json!(706)));
     connect(&server, signed("another secret of the operator")).expect("known now");
 
+    // One request per second for a connection that has been there all the time.
+    let limited = "drain_s = 10\n[rate_limit]\nrequests_per_s = 1\nrequests_burst = 1";
+    write_config(directory, "second", JWKS, limited);
+    reload(&server, 4);
+    for n in 0..3 {
+        let id = format!("m{n}");
+        old[0].send_c2c(&id, "u1", &json!("x"));
+    }
+    let answers = [(); 3].map(|()| old[0].next()["type"].clone());
+    assert!(answers.contains(&json!("error")), "{answers:?}");
+
     // What breaks the protocol is logged at the level debug.
     let words = "the peer broke the protocol";
     let break_protocol = || {
@@ -98,17 +109,17 @@ fn token_keys_api_keys_and_the_log_level_change_under_open_connections() {
     break_protocol();
     assert!(!server.log().contains(words));
     write_config(directory, "second", JWKS, "drain_s = 3\n[log]\nlevel = \"debug\"");
-    reload(&server, 4);
+    reload(&server, 5);
     break_protocol();
     server.until_logged(words, 1);
     let log = server.log();
-    let changed = r#"["auth", "log.level"]"#;
+    let changed = r#"["log.level", "rate_limit.requests_burst", "rate_limit.requests_per_s"]"#;
     assert!(log.contains(changed), "{log}");
     // What needs a restart is named.
     let later = log.lines().find(|line| line.contains("at the next start")).expect("a warning");
     assert!(later.contains(r#"["drain_s"]"#), "{later}");
 
-    for client in &mut old {
+    for client in &mut old[2..] {
         client.nothing_more();
     }
 }

@@ -60,13 +60,14 @@ fn encode(c: &mut Criterion) {
         client_id: "9m4e2mr0ui3e8a215n4g",
         content: payload.as_bytes(),
     };
+    let settings = imboy::Settings::default();
     let mut out = Vec::with_capacity(1 << 12);
     let mut group = c.benchmark_group("imboy encode");
     group.throughput(Throughput::Elements(1));
     group.bench_function("C2C, 256 B payload", |b| {
         b.iter(|| {
             out.clear();
-            imboy::write_message(black_box(&record), "C2C", "user-12345", &mut out);
+            imboy::write_message(&settings, black_box(&record), "C2C", "user-12345", &mut out);
             out.len()
         });
     });

@@ -5,9 +5,10 @@
 //! writes is thrown away.
 
 use ringpost_core::dialect::Settings;
-use ringpost_core::event::{ConversationLoaded, Load, Loaded, UserLoaded};
+use ringpost_core::event::{ConversationLoaded, Load, Loaded};
 use ringpost_core::ids::{ConnId, DeviceId, Dialect, MessageId, ShardId, UserId};
-use ringpost_core::session::{Hello, Login};
+use ringpost_core::rate::RateLimits;
+use ringpost_core::session::{Client, Hello, Login};
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
@@ -55,7 +56,9 @@ impl Exchange {
             id_leased: 0,
             auto_create_users: true,
             revoke_within_ms: 0,
+            deflate_level: 1,
             dialects: Settings::default(),
+            rates: RateLimits::default(),
         };
         let text = "x".repeat(PAYLOAD_BYTES - r#"{"msg_type":"text","text":""}"#.len());
         let message = |to: u32| {
@@ -89,9 +92,15 @@ impl Exchange {
                     name: format!("device-{user}").as_str().into(),
                 },
                 expires_ms: u64::MAX,
+                client: Client::default(),
             };
             let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
-            let hello = Box::new(Hello { dialect: Dialect::Imboy, switching, login: Ok(login) });
+            let hello = Box::new(Hello {
+                dialect: Dialect::Imboy,
+                switching,
+                deflate: None,
+                login: Ok(login),
+            });
             exchange.input(Input::Opened { conn: conn(user), hello });
         }
         // The connects, what they write, and what follows from that being durable.
@@ -181,7 +190,7 @@ fn answer(load: &Load) -> Loaded {
             ..ConversationLoaded::default()
         })),
         Load::Dedup { .. } => Loaded::Dedup(None),
-        Load::User { .. } => Loaded::User(Box::new(UserLoaded::default())),
+        Load::User { .. } => Loaded::User(Box::default()),
         Load::Inbox { .. } => Loaded::Inbox(Vec::new()),
         Load::Memberships { .. } => Loaded::Memberships(Vec::new()),
         Load::Cursors { .. } => Loaded::Cursors(Vec::new()),

@@ -3,10 +3,11 @@
 
 use compact_str::CompactString;
 
-use crate::dialect::imboy;
+use crate::dialect::{Settings, imboy};
 use crate::error::HttpRefusal;
 use crate::ids::{Dialect, Slot, UserId};
 use crate::session::{Hello, Login};
+use crate::ws::extensions::negotiate;
 use crate::ws::handshake::{Request, switching_protocols};
 
 /// Checks tokens: a pure function of keys, time and token, given to the core by the process.
@@ -71,25 +72,43 @@ pub struct Admission {
     pub home: Option<Slot>,
 }
 
+/// What the operator has said about upgrade requests.
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    /// Which dialect is spoken where.
+    pub routes: &'a [Route],
+    /// What is spoken at every path without a route.
+    pub otherwise: Option<Dialect>,
+    /// Settings of the dialects.
+    pub dialects: &'a Settings,
+    /// Checks tokens.
+    pub tokens: &'a dyn TokenCheck,
+    /// Whether clients that offer compression get it.
+    pub deflate: bool,
+}
+
 /// Decides about a whole upgrade request that passed [`crate::ws::handshake::parse`].
 ///
 /// # Errors
-/// The HTTP answer for a request that no dialect takes (404 for a path without a route).
+/// The HTTP answer for a request that no dialect takes (404 for a path that has none).
 pub fn admit(
     request: &Request<'_>,
-    routes: &[Route],
-    tokens: &dyn TokenCheck,
+    rules: &Rules<'_>,
     wall_ms: u64,
 ) -> Result<Admission, HttpRefusal> {
+    let Rules { routes, otherwise, dialects, tokens, deflate } = *rules;
     let route = routes.iter().find(|route| route.path == request.path);
-    let dialect = route.ok_or(HttpRefusal::NotFound)?.dialect;
+    let dialect = route.map(|route| route.dialect).or(otherwise).ok_or(HttpRefusal::NotFound)?;
     let (login, subprotocol): (Result<Login, _>, _) = match dialect {
-        Dialect::Imboy => imboy::login(request, tokens, wall_ms),
+        Dialect::Imboy => imboy::login(&dialects.imboy, request, tokens, wall_ms),
     };
     let mut switching = Vec::with_capacity(192);
-    switching_protocols(request.key, subprotocol, &mut switching);
+    let agreement = deflate.then(|| negotiate(request)).flatten();
+    let answer = agreement.map(|agreement| agreement.answer());
+    switching_protocols(request.key, subprotocol, answer.as_deref(), &mut switching);
+    let deflate = agreement.map(|agreement| agreement.window());
     let home = login.as_ref().ok().map(|login| login.user.slot());
-    Ok(Admission { hello: Hello { dialect, switching, login }, home })
+    Ok(Admission { hello: Hello { dialect, switching, deflate, login }, home })
 }
 
 #[cfg(test)]

@@ -16,11 +16,13 @@ use bytes::Bytes;
 use compact_str::CompactString;
 use std::ops::Range;
 
-use crate::command::{Command, GroupOperation, Outcome};
+use crate::command::{Action, Command, GroupOperation, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
-    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, ShardId, Slot, UserId,
+    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot,
+    UserId,
 };
+use crate::rate::RateLimits;
 use crate::record::{Kind, Page, Record};
 use crate::session::Hello;
 
@@ -53,8 +55,14 @@ pub enum Input<'a> {
     Loaded { id: LoadId, loaded: Loaded },
     /// The control plane asks; the answer leaves as [`Answer`].
     Control { id: ControlId, operation: Operation },
+    /// The operator has changed the rates: they hold from now on, for everybody.
+    Rates(RateLimits),
     /// The process drains: cursors are written now, no new requests will come.
     Drain,
+    /// The log's disk is down to its reserve (`low`), or has room again. While it is low, what
+    /// would store something new is told to try again; acknowledgements, reading and deliveries
+    /// go on, and so does all that they write.
+    Space { low: bool },
     /// Time has passed. The driver sends one per turn and whenever [`crate::Shard::next_timer_us`]
     /// says so.
     Tick,
@@ -103,6 +111,9 @@ pub struct Outputs {
     pub arena: Vec<u8>,
     /// Bytes for connections, frames and handshake answers alike; in order for each connection.
     pub writes: Vec<Write>,
+    /// The same, behind `writes`, for signals: the driver drops those for a connection that is
+    /// behind.
+    pub signals: Vec<Write>,
     /// Connections to close, after their writes.
     pub closes: Vec<Close>,
     /// For other shards, in order for each. Never to the own one.
@@ -115,6 +126,7 @@ impl Outputs {
     /// Nothing in it.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
+            && self.signals.is_empty()
             && self.closes.is_empty()
             && self.routes.is_empty()
             && self.answers.is_empty()
@@ -124,6 +136,7 @@ impl Outputs {
     pub fn clear(&mut self) {
         self.arena.clear();
         self.writes.clear();
+        self.signals.clear();
         self.closes.clear();
         self.routes.clear();
         self.answers.clear();
@@ -352,6 +365,8 @@ pub enum Load {
     User { user: UserId },
     /// A page of the user's inbox marks, in key order, behind `after`.
     Inbox { user: UserId, after: Option<ConvKey>, limit: u32 },
+    /// The record with the server's `id`.
+    Find { id: MessageId },
     /// What is known of these users in a group, in this order.
     Members { group: GroupId, conversation: ConvKey, users: Vec<UserId> },
     /// A page of a group's roster, in order of user ids, behind `after`.
@@ -377,6 +392,8 @@ pub enum Loaded {
     User(Box<UserLoaded>),
     /// See [`Load::Inbox`]; fewer than asked for means that there are no more.
     Inbox(Vec<InboxMark>),
+    /// See [`Load::Find`].
+    Found(Option<(Conversation, Page)>),
     /// See [`Load::Members`].
     Members(Vec<MemberLoaded>),
     /// See [`Load::Roster`]; fewer than asked for means that there are no more.
@@ -472,6 +489,8 @@ pub enum Routed {
     Outcome(Box<Outcome>),
     /// To a member's home: a durable message. Bounded by the link; beyond it becomes a head.
     Deliver { user: UserId, deliver: Box<Deliver> },
+    /// To the receiver's home: a signal. Bounded by the link; beyond it, dropped.
+    Signal(Box<Signal>),
     /// To a member's home, or (without a user) a group's subscriber: records `from..=head` are in
     /// the log. One per member, conversation and link.
     Head { user: Option<UserId>, conversation: ConvKey, from: u64, head: u64 },
@@ -537,6 +556,19 @@ impl Deliver {
     }
 }
 
+/// A signal on its way to its receiver's home: nothing that is or was stored.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// The receiver.
+    pub user: UserId,
+    /// Who sent it.
+    pub sender: UserId,
+    /// From which device; only devices of its dialect get it.
+    pub device: DeviceId,
+    /// What was sent, as that dialect has it.
+    pub content: Bytes,
+}
+
 /// Names a question of the control plane until its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ControlId(pub u64);
@@ -550,6 +582,23 @@ pub enum Operation {
     GetUser { user: UserId },
     /// Something about a group.
     Group { group: GroupId, operation: GroupOperation },
+    /// Store a message, or take one back, in a user's name.
+    Post(Box<Post>),
+    /// Find a message by the server's id.
+    Find { id: MessageId },
+}
+
+/// See [`Operation::Post`].
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// Where.
+    pub conversation: Conversation,
+    /// In whose name.
+    pub sender: UserId,
+    /// The asker's own id of a message, may be empty; the message to take back.
+    pub client_id: CompactString,
+    /// A message, or a revoke.
+    pub action: Action,
 }
 
 impl Operation {
@@ -558,6 +607,26 @@ impl Operation {
         match self {
             Operation::PutUser { user, .. } | Operation::GetUser { user } => user.slot(),
             Operation::Group { group, .. } => group.slot(),
+            Operation::Post(post) => post.conversation.slot(),
+            // Every shard may read it.
+            Operation::Find { id } => Slot(u16::from(id.0[11]) % SLOTS),
+        }
+    }
+
+    /// Whether it would store something: refused while the log's disk is down to its reserve.
+    pub fn stores(&self) -> bool {
+        match self {
+            Operation::PutUser { .. } | Operation::Post(_) => true,
+            Operation::GetUser { .. } | Operation::Find { .. } => false,
+            Operation::Group { operation, .. } => match operation {
+                GroupOperation::Get | GroupOperation::List { .. } => false,
+                GroupOperation::Create { .. }
+                | GroupOperation::Change { .. }
+                | GroupOperation::Dissolve { .. }
+                | GroupOperation::Add { .. }
+                | GroupOperation::Remove { .. }
+                | GroupOperation::ChangeMember { .. } => true,
+            },
         }
     }
 }
@@ -571,6 +640,10 @@ pub enum Answer {
     Group { row: Box<GroupRow>, created: bool },
     /// The members after a change of them, or what there is of a page.
     Members(Vec<(UserId, MemberRow)>),
+    /// The message, or the event that takes it back, durable.
+    Stored(Stored),
+    /// The message that was looked for, and where it is.
+    Found(Option<(Conversation, Page)>),
     /// Done, and durable.
     Done,
     /// The rules refuse it. Nothing was changed.

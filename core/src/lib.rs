@@ -9,6 +9,7 @@
 
 pub mod admit;
 pub mod command;
+pub mod content;
 pub mod dialect;
 pub mod error;
 pub mod event;
@@ -16,6 +17,7 @@ pub mod happened;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod rate;
 pub mod record;
 pub mod session;
 pub mod shard;

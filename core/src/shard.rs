@@ -7,6 +7,7 @@
 //! user; [`users`], [`links`] and [`timers`] hold state. Nothing here may touch the world: see
 //! [`crate::event`].
 
+mod compression;
 mod connect;
 mod conversations;
 mod delivery;
@@ -14,9 +15,11 @@ mod fanout;
 mod groups;
 pub mod links;
 mod positions;
+mod prompts;
 mod reading;
 mod retries;
 mod sessions;
+mod signals;
 mod timers;
 mod users;
 
@@ -32,6 +35,9 @@ use crate::event::{
 };
 use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId, UserId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
+use crate::rate::RateLimits;
+pub use crate::shard::compression::CompressedBytes;
+use crate::shard::compression::{Before, Compression};
 use crate::shard::conversations::Conversations;
 use crate::shard::fanout::LocalGroups;
 use crate::shard::links::Links;
@@ -60,8 +66,12 @@ pub struct ShardConfig {
     pub auto_create_users: bool,
     /// How long an author may take a message back, ms; 0: always.
     pub revoke_within_ms: u64,
+    /// How hard frames are compressed, for connections that negotiated it: 1 to 9.
+    pub deflate_level: u8,
     /// Settings of the dialects.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
 }
 
 /// What a load was for.
@@ -70,8 +80,10 @@ enum Waiting {
     Conversation { key: ConvKey },
     Dedup { key: ConvKey, ticket: u64 },
     Message { key: ConvKey },
+    Rival { key: ConvKey, ticket: u64 },
     Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
     Roster { id: ControlId },
+    Find { id: ControlId },
     Memberships { user: UserRef, device: u32, epoch: u32 },
     User { user: UserRef },
     Inbox { user: UserRef, device: u32, epoch: u32 },
@@ -125,7 +137,10 @@ pub struct Shard {
     /// Requests taken from this shard's sockets and not answered yet, and their content's bytes.
     requests: u32,
     request_bytes: usize,
+    /// The log's disk is down to its reserve.
+    space_low: bool,
     json: Scratch,
+    compression: Compression,
 }
 
 /// What a shard has in memory, for the metrics.
@@ -149,6 +164,7 @@ impl Shard {
     pub fn new(config: ShardConfig) -> Shard {
         let ids = IdGenerator::new(config.node, config.shard, config.id_leased);
         let links = Links::new(config.shards);
+        let compression = Compression::new(config.deflate_level);
         Shard {
             config,
             now: Now::default(),
@@ -177,7 +193,9 @@ impl Shard {
             epoch: 0,
             requests: 0,
             request_bytes: 0,
+            space_low: false,
             json: Scratch::default(),
+            compression,
         }
     }
 
@@ -191,6 +209,7 @@ impl Shard {
         assert!(now.mono_us >= self.now.mono_us, "the monotonic clock goes on");
         self.now = now;
         let entries = effects.entries.len();
+        let before = Before::of(effects);
         match input {
             Input::Opened { conn, hello } => self.opened(conn, hello, effects),
             Input::Message { conn, binary, bytes } => self.message(conn, binary, bytes, effects),
@@ -203,12 +222,15 @@ impl Shard {
             Input::Durable { turn } => self.became_durable(turn, effects),
             Input::Loaded { id, loaded } => self.loaded(id, loaded, effects),
             Input::Control { id, operation } => self.control(id, operation, effects),
+            Input::Rates(rates) => self.config.rates = rates,
             Input::Drain => self.flush_cursors(effects),
+            Input::Space { low } => self.space_low = low,
             Input::Tick => self.tick(effects),
         }
         if effects.entries.len() > entries {
             self.written = effects.turn;
         }
+        self.compression.compress(&self.sessions, before, effects);
     }
 
     /// Whether a tick is due at once: there are members who have not got a group's news.
@@ -247,6 +269,11 @@ impl Shard {
         }
     }
 
+    /// What compression has done so far.
+    pub fn compressed(&self) -> CompressedBytes {
+        self.compression.totals()
+    }
+
     fn routed(&mut self, routed: Routed, turn: u64, effects: &mut Effects) {
         match routed {
             Routed::Command(command) => self.command(*command, effects),
@@ -255,6 +282,7 @@ impl Shard {
                 let key = deliver.conversation;
                 self.deliver(&user, key, &deliver.record(), turn, effects);
             }
+            Routed::Signal(signal) => self.signal(&signal, turn, effects),
             Routed::Head { user: Some(user), conversation, from, head } => {
                 self.head(&user, conversation, from, head, effects);
             }
@@ -334,8 +362,17 @@ impl Shard {
             (Waiting::Message { key }, Loaded::Message(found)) => {
                 self.message_loaded(key, found, effects);
             }
+            (Waiting::Rival { key, ticket }, Loaded::User(loaded)) => {
+                self.rival_loaded(key, ticket, loaded.row.is_some(), effects);
+            }
+            (Waiting::Rival { key, ticket }, Loaded::Conversation(loaded)) => {
+                self.rival_loaded(key, ticket, loaded.group.is_some(), effects);
+            }
             (Waiting::Members { key, ticket, users }, Loaded::Members(loaded)) => {
                 self.members_loaded(key, ticket, users, loaded, effects);
+            }
+            (Waiting::Find { id }, Loaded::Found(found)) => {
+                effects.now.answers.push((id, Answer::Found(found)));
             }
             (Waiting::Roster { id }, Loaded::Roster(members)) => {
                 effects.now.answers.push((id, Answer::Members(members)));
@@ -386,6 +423,7 @@ impl Shard {
                 }
                 Timer::Pull { user, device, epoch } => self.pull(user, device, epoch, effects),
                 Timer::Refresh { conn, step } => self.refresh(conn, step, effects),
+                Timer::Prompt { conn } => self.prompt_again(conn, effects),
                 Timer::Lease => self.renew_lease(effects),
             }
         }

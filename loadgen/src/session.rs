@@ -130,6 +130,9 @@ impl Session {
             match event {
                 None => break,
                 Some(Event::Message { bytes, .. }) => on_text(&bytes, &mut self.frames),
+                Some(Event::Compressed { .. }) => {
+                    return Err("the server compresses what it was not asked to".to_owned());
+                }
                 Some(Event::Ping(payload)) => self.frames.frame(Opcode::Pong, payload),
                 Some(Event::Pong(_) | Event::Blocked) => {}
                 Some(Event::Close { code, reason }) => {

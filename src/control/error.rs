@@ -104,7 +104,7 @@ impl ApiError {
     }
 
     /// 503: later it may work.
-    pub fn unavailable(message: &'static str) -> ApiError {
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 }

@@ -36,7 +36,9 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let (mesh, mut inboxes) = Mesh::new(1).expect("a descriptor");
-        let process = Process { mesh, health: Health::default(), stats: Stats::new(1) };
+        let store = Weak::<ringpost_storage::Fake>::new();
+        let (health, stats) = (Health::default(), Stats::new(1));
+        let process = Process { mesh, health, stats, store, epoch: 0xabc };
         let inbox = inboxes.remove(0);
         let shard = thread::spawn(move || play(&inbox));
         let keys = ApiKeys::new(keys, || Ok::<_, ()>("k".to_owned())).expect("no error");
@@ -97,7 +99,9 @@ fn honest(inbox: &Inbox) -> Vec<&'static str> {
                 let created = users.insert(user, row.clone()).is_none();
                 Answer::User { row, created }
             }
-            Operation::Group { .. } => panic!("the tests here ask about users only"),
+            Operation::Group { .. } | Operation::Post(_) | Operation::Find { .. } => {
+                panic!("the tests here ask about users only")
+            }
         };
         // Whoever asked may have given up.
         let _gone = answer.send(answered);

@@ -53,16 +53,13 @@ pub fn from_pem(text: &str) -> Result<CheckKey, String> {
         return Err(format!("holds a certificate, not a key: give the output of {fix}"));
     }
     let pem = text.as_bytes();
-    let kinds: [(Algorithm, fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>); 3] = [
-        (Algorithm::ES256, DecodingKey::from_ec_pem),
-        (Algorithm::EdDSA, DecodingKey::from_ed_pem),
-        (Algorithm::RS256, DecodingKey::from_rsa_pem),
+    let keys = [
+        (Algorithm::ES256, DecodingKey::from_ec_pem(pem)),
+        (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem)),
+        (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)),
     ];
-    let read = |(algorithm, read): (Algorithm, fn(&[u8]) -> _)| {
-        let key: Result<DecodingKey, jsonwebtoken::errors::Error> = read(pem);
-        key.ok().map(|key| CheckKey { algorithm, key })
-    };
-    let key = kinds.into_iter().find_map(read);
+    let key = keys.into_iter().find_map(|(algorithm, key)| Some((algorithm, key.ok()?)));
+    let key = key.map(|(algorithm, key)| CheckKey { algorithm, key });
     let key = key.ok_or("holds no public key in PEM form of RSA, P-256 or Ed25519")?;
     key.check()?;
     Ok(key)

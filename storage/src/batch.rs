@@ -159,7 +159,7 @@ impl Batch {
         self.ops.extend_from_slice(value);
     }
 
-    fn delete(&mut self, family: Family, key: &[u8]) {
+    pub(crate) fn delete(&mut self, family: Family, key: &[u8]) {
         self.key(DELETE, family, key);
     }
 

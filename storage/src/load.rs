@@ -84,6 +84,7 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         Load::Message { conversation, dedup, id } => {
             message(view, *conversation, *dedup, *id).map(Loaded::Message)
         }
+        Load::Find { id } => find(view, *id).map(Loaded::Found),
         Load::Members { group, conversation, users } => {
             members(view, group, *conversation, users).map(Loaded::Members)
         }
@@ -183,6 +184,18 @@ fn message(
         (None, None) => None,
     };
     seq.map_or_else(|| Ok(Page::default()), |seq| page(view, conversation, seq, seq, 0))
+}
+
+fn find(view: &impl View, id: MessageId) -> Result<Option<(Conversation, Page)>, Miss> {
+    let place = view.get(Family::Ids, &keys::id(id), value::place)?;
+    let Some((key, seq)) = place else { return Ok(None) };
+    let name = keys::conversation(key);
+    let conversation = view.get(Family::Rows, &name, value::conversation)?;
+    let Some(conversation) = conversation else {
+        let why = Malformed("a conversation has records and no name");
+        return Err(malformed(Family::Rows, &name, why).into());
+    };
+    Ok(Some((conversation, page(view, key, seq, seq, 0)?)))
 }
 
 fn members(

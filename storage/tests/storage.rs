@@ -3,6 +3,8 @@
 
 #[path = "storage/cold.rs"]
 mod cold;
+#[path = "storage/durability.rs"]
+mod durability;
 #[path = "storage/fake.rs"]
 mod fake;
 #[path = "storage/fixtures.rs"]
@@ -11,6 +13,8 @@ mod fixtures;
 mod model;
 #[path = "storage/recovery.rs"]
 mod recovery;
+#[path = "storage/repair.rs"]
+mod repair;
 #[path = "storage/sample.rs"]
 mod sample;
 #[path = "storage/script.rs"]

@@ -449,7 +449,9 @@ impl Shard {
                 let dialect = device.id.dialect;
                 let encoded = frames.get(at, dialect, held).unwrap_or_else(|| {
                     let place = Place::Group(news.group);
-                    let encoded = encode(&record, &owner.id, place, dialect, held, outputs);
+                    let dialects = &self.config.dialects;
+                    let encoded =
+                        encode(dialects, &record, &owner.id, place, dialect, held, outputs);
                     if encoded.shared {
                         frames.keep(at, encoded.clone());
                     }

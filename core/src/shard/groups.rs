@@ -14,10 +14,10 @@ use crate::event::{
 };
 use crate::happened::Happened;
 use crate::hash::Hashing;
-use crate::ids::{ConvKey, Conversation, DeviceId, Dialect, GroupId, ShardId, UserId};
+use crate::ids::{ConvKey, Conversation, DeviceId, GroupId, ShardId, UserId};
 use crate::limits::{GROUP_MEMBERS_MAX, MEMBERS_CHANGED_MAX, MEMBERS_KNOWN, MEMBERSHIP_RANGES_MAX};
 use crate::record::Kind;
-use crate::shard::conversations::{Draft, Request};
+use crate::shard::conversations::{Draft, Request, no_device};
 use crate::shard::{Shard, Waiting};
 
 /// What a group's home knows beside what it knows of every conversation.
@@ -604,11 +604,6 @@ fn encoded(happened: &Happened) -> Vec<u8> {
     let mut content = Vec::new();
     happened.encode(&mut content);
     content
-}
-
-/// An event comes from no device; the dialect of its record means nothing.
-fn no_device() -> DeviceId {
-    DeviceId { dialect: Dialect::Imboy, name: "".into() }
 }
 
 fn texts(users: &[UserId]) -> Vec<String> {

@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     Pull { user: UserRef, device: u32, epoch: u32 },
     /// A connection whose token is past its time is due for its next step.
     Refresh { conn: ConnId, step: u8 },
+    /// What a connection was told and has not acknowledged may be due again.
+    Prompt { conn: ConnId },
     /// The id lease is looked at.
     Lease,
 }

@@ -13,6 +13,7 @@ use crate::dialect::{Class, Delivery, Place};
 use crate::event::{ControlId, DeviceRow, MembershipLoaded, Operation, Position, UserRow};
 use crate::ids::{ConnId, ConvKey, DeviceId, GroupId, MessageId, UserId};
 use crate::limits::{CURSOR_RANGES_MAX, CURSOR_RANGES_PULL, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::rate::Bucket;
 use crate::record::Page;
 use crate::session::Hello;
 use crate::shard::fanout::Seat;
@@ -59,6 +60,7 @@ impl Users {
             news: Vec::new(),
             waiting: VecDeque::new(),
             connections: 0,
+            bucket: Bucket::default(),
             turn: 0,
         };
         let index = self.slab.insert(user) as u32;
@@ -106,6 +108,8 @@ pub(crate) struct User {
     pub(crate) news: Vec<(GroupId, u64, bool)>,
     pub(crate) waiting: VecDeque<Waiter>,
     pub(crate) connections: usize,
+    /// Of messages to be stored.
+    pub(crate) bucket: Bucket,
     /// The last turn that changed a row of this user.
     pub(crate) turn: u64,
 }
@@ -238,6 +242,13 @@ impl Live {
             behind: VecDeque::new(),
             catch_up: CatchUp { loading: true, ..CatchUp::default() },
         }
+    }
+
+    /// The same connections at the beginning of another stay.
+    pub(crate) fn again(&self, epoch: u32) -> Live {
+        let mut again = Live::new(self.conns[0], epoch, false, self.turn);
+        again.conns.clone_from(&self.conns);
+        again
     }
 
     /// Nothing more is written to it before `turn` is durable.

@@ -6,6 +6,7 @@ use ringpost_core::event::{
     DeviceRow, Effects, Entry, InboxMark, Load, Loaded, MessageEntry, Position, UserRow,
 };
 use ringpost_core::ids::{Conversation, DedupKey, MessageId, ShardId, UserId};
+use ringpost_core::record::Kind;
 use ringpost_storage::{Batch, Log};
 
 use crate::support::{EPOCH_MS, device, id, private, user};
@@ -170,12 +171,13 @@ fn message(log: &impl Log, sent: &Sent) {
     let key = conversation.key(secret);
     let named = !sent.client_id.is_empty();
     let record = MessageEntry {
+        kind: Kind::Message,
         seq: sent.seq,
         id: sent.id,
         time_ms: sent.time_ms(),
         sender_ms: sent.sender_ms,
         countable: sent.seq,
-        sender: sender.clone(),
+        sender: sender.as_str().into(),
         device: device(&sent.device),
         client_id: sent.client_id.as_str().into(),
         content: 0..sent.content.len() as u32,
