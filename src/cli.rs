@@ -223,7 +223,8 @@ mod tests {
     fn serve_takes_every_key_as_a_flag() {
         let line = "ringpost serve --data d --listen 127.0.0.1:0 --api-listen 127.0.0.1:0 \
                     --shards 2 --ready-file r --durability interval:20 --drain-s 0 \
-                    --auto-create-users false --metrics-public --log-format json \
+                    --auto-create-users false --private-policy friends \
+                    --presence-quiet-s 5 --metrics-public --log-format json \
                     --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2";
         let Ok(Request::Serve(config)) = parsed(line) else { panic!("a valid line") };
         assert_eq!(config.shards, 2);

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ringpost_core::admit::Route;
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::Dialect;
+use ringpost_core::relations::PrivatePolicy;
 
 use keys::{Given, KEYS, Key};
 pub use tables::{ApiKey, Auth, Listener, Scope};
@@ -35,6 +36,10 @@ pub struct Config {
     pub drain_s: u32,
     /// Whether a valid token of an unknown user creates the user.
     pub auto_create_users: bool,
+    /// Who may write to whom.
+    pub private_policy: PrivatePolicy,
+    /// Seconds after a start for which nobody is told who comes and goes.
+    pub presence_quiet_s: u32,
     /// The HTTP API.
     pub api: Api,
     /// `/metrics`.
@@ -104,6 +109,8 @@ impl Default for Config {
             durability: Durability::Fsync,
             drain_s: 0,
             auto_create_users: false,
+            private_policy: PrivatePolicy::Anyone,
+            presence_quiet_s: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
             metrics: Metrics { public: false },
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO },

@@ -364,6 +364,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringpost_core::ids::UserId;
     use std::io::Read;
 
     fn end(inbox: &Inbox) -> Option<EndStep> {

@@ -13,6 +13,7 @@ use ringpost_core::ShardConfig;
 use ringpost_core::admit::{Claims, Route, TokenCheck, TokenFault};
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
+use ringpost_core::relations::PrivatePolicy;
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
@@ -85,6 +86,8 @@ impl Shards {
                     node: [0; 3],
                     id_leased: 0,
                     auto_create_users: true,
+                    private_policy: PrivatePolicy::default(),
+                    presence_quiet_ms: 0,
                     dialects: Settings::default(),
                 };
                 let listeners = vec![listener];

@@ -3,6 +3,7 @@
 
 use ringpost_core::event::{Entry, MessageEntry};
 use ringpost_core::ids::{Conversation, DedupKey, DeviceId, Dialect, MessageId, UserId};
+use ringpost_core::record::Kind;
 use ringpost_storage::{Batch, Log, Options, Rocks};
 use std::path::Path;
 
@@ -35,11 +36,12 @@ pub fn puts(path: &Path, messages: u32) -> Result<Puts, String> {
             let dedup = DedupKey::new(*conversation, sender, &client_id, secret);
             let record = MessageEntry {
                 seq: number / CONVERSATIONS + 1,
+                kind: Kind::Message,
                 id,
                 time_ms: 1_700_000_000_000 + number,
                 sender_ms: None,
                 countable: number / CONVERSATIONS + 1,
-                sender: sender.clone(),
+                sender: sender.as_str().into(),
                 device: DeviceId { dialect: Dialect::Imboy, name: "bench".into() },
                 client_id: client_id.into(),
                 content: 0..VALUE_BYTES as u32,

@@ -65,10 +65,22 @@ pub struct Outcome {
     pub sender: UserId,
     /// The client's own id of the message.
     pub client_id: CompactString,
+    /// Whom it was for, where the refusal says that he does not want it.
+    pub refused_to: Option<UserId>,
     /// Bytes of content that the request carried, given back to admission.
     pub content_bytes: u32,
     /// The result.
     pub result: Result<Stored, Refusal>,
+}
+
+/// A business notice for one user.
+#[derive(Clone, Debug)]
+pub struct NoticeOperation {
+    /// The caller's own id of it, at most [`crate::limits::NOTICE_ID_BYTES_MAX`]; empty: none.
+    /// Under the same id it is not stored a second time.
+    pub id: CompactString,
+    /// The encoded [`crate::happened::Happened::Noticed`].
+    pub content: Bytes,
 }
 
 /// What the control plane asks of a group's home.

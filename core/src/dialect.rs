@@ -24,6 +24,15 @@ pub enum Class {
     Group,
     /// Something that happened.
     Event,
+    /// A friend request or its acceptance: an event that is repeated sooner.
+    FriendRequest,
+}
+
+impl Class {
+    /// Whether an acknowledgement of `other` is one of this.
+    pub fn is_acknowledged_as(self, other: Class) -> bool {
+        self == other || (self == Class::FriendRequest && other == Class::Event)
+    }
 }
 
 /// Where a record is, as far as its frame shows it.
@@ -39,7 +48,7 @@ pub enum Place<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
     /// Send times of a record after the first, in ms after it, ascending; by [`Class`].
-    pub retry_ms: [&'a [u64]; 3],
+    pub retry_ms: [&'a [u64]; 4],
     /// Pause between two messages pushed at connect, unless the first is acknowledged; 0: none.
     pub catch_up_gap_ms: u64,
     /// A user's other devices of this dialect get what the user sends.

@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 
 use ringpost_core::event::UserRow;
-use ringpost_core::ids::ShardId;
+use ringpost_core::ids::{ShardId, UserId};
 use serde_json::{Value, json};
 
 use super::*;
@@ -93,10 +93,11 @@ fn honest(inbox: &Inbox) -> Vec<&'static str> {
             }
             Operation::PutUser { user, profile } => {
                 asked.push("put");
-                let row = UserRow { created_ms: 5, profile };
+                let row = UserRow { created_ms: 5, profile, ..UserRow::default() };
                 let created = users.insert(user, row.clone()).is_none();
                 Answer::User { row, created }
             }
+            other => panic!("{other:?}: the tests here ask about profiles only"),
         };
         // Whoever asked may have given up.
         let _gone = answer.send(answered);

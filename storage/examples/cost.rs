@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ringpost_core::event::{Effects, Entry, Load, MessageEntry, Position};
 use ringpost_core::ids::{ConvKey, Conversation, DedupKey, DeviceId, Dialect, MessageId, UserId};
+use ringpost_core::record::Kind;
 use ringpost_storage::{Batch, Durability, Log, Options, Rocks};
 
 /// Messages in one commit.
@@ -98,11 +99,12 @@ impl World {
         effects.entry_bytes.extend_from_slice(&CONTENT);
         let record = MessageEntry {
             seq: self.heads[index],
+            kind: Kind::Message,
             id: MessageId(id),
             time_ms: TIME_MS + self.next,
             sender_ms: Some(1),
             countable: self.heads[index],
-            sender: one.clone(),
+            sender: one.as_str().into(),
             device: self.device.clone(),
             client_id: client_id.as_str().into(),
             content: start..effects.entry_bytes.len() as u32,

@@ -39,7 +39,8 @@ struct RecordV2<'a> {
 }
 
 /// Version 1: all are messages. Read, and not written any more.
-#[derive(Archive, Serialize)]
+#[derive(Archive)]
+#[expect(dead_code, reason = "only its archived form is used")]
 struct RecordV1<'a> {
     id: [u8; 12],
     time_ms: u64,

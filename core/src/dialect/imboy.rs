@@ -3,6 +3,8 @@
 //! Translates between its frames and the core's words. Bodies only: the WebSocket head around
 //! them is `ws::frame`'s.
 
+mod notices;
+
 use compact_str::CompactString;
 use std::ops::Range;
 
@@ -16,6 +18,8 @@ use crate::limits::{CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::record::{Kind, Record};
 use crate::session::{Login, LoginFault};
 use crate::ws::handshake::Request;
+
+pub use notices::{write_dismissal, write_presence};
 
 /// Client message ids have 1 to 40 bytes.
 const ID_BYTES_MAX: usize = 40;
@@ -34,6 +38,8 @@ pub struct Settings {
     pub c2g_retry_ms: Vec<u64>,
     /// The same of a stored S2C event.
     pub s2c_retry_ms: Vec<u64>,
+    /// The same of a friend request and its acceptance.
+    pub friend_retry_ms: Vec<u64>,
 }
 
 impl Default for Settings {
@@ -43,6 +49,7 @@ impl Default for Settings {
             c2c_retry_ms: vec![5_000, 12_000, 23_000],
             c2g_retry_ms: vec![3_500, 7_000, 10_000, 15_000],
             s2c_retry_ms: vec![1_000_000, 2_000_000],
+            friend_retry_ms: vec![1_500, 3_000, 6_000, 11_000, 18_000],
         }
     }
 }
@@ -52,7 +59,12 @@ impl Settings {
     pub fn delivery(&self) -> Delivery<'_> {
         Delivery {
             // In the order of `Class`.
-            retry_ms: [&self.c2c_retry_ms, &self.c2g_retry_ms, &self.s2c_retry_ms],
+            retry_ms: [
+                &self.c2c_retry_ms,
+                &self.c2g_retry_ms,
+                &self.s2c_retry_ms,
+                &self.friend_retry_ms,
+            ],
             catch_up_gap_ms: self.catchup_gap_ms,
             echo_to_own_devices: false,
             replaced_close: Some(4001),
@@ -248,12 +260,26 @@ pub fn wire_id(record: &Record<'_>) -> MessageId {
     own.then(|| MessageId::parse_xid(record.client_id.as_bytes())).flatten().unwrap_or(record.id)
 }
 
+/// The same of an event, for comparing: friend requests have ids that are no xids.
+pub fn event_key(happened: &Happened, record: &Record<'_>) -> MessageId {
+    match notices::friend_id(happened) {
+        Some(id) => MessageId::key_of(&id),
+        None => wire_id(record),
+    }
+}
+
 /// Whether the receiver `to` is told what happened (protocols/imboy.md, *S2C events*).
 pub fn shows(happened: &Happened, record: &Record<'_>, to: &str) -> bool {
     match happened {
         // The members before the change; who joins is not told.
         Happened::MembersJoined { users } => !users.iter().any(|user| user == to),
-        Happened::MembersLeft { .. } | Happened::Dissolved | Happened::AliasChanged { .. } => true,
+        Happened::MembersLeft { .. }
+        | Happened::Dissolved
+        | Happened::AliasChanged { .. }
+        | Happened::FriendAsked(_)
+        | Happened::FriendAccepted(_)
+        | Happened::AccountCancelled
+        | Happened::Noticed { .. } => true,
         // The one who revoked it has his own answer.
         Happened::Revoked { .. } => record.sender != to,
     }
@@ -261,7 +287,7 @@ pub fn shows(happened: &Happened, record: &Record<'_>, to: &str) -> bool {
 
 /// Appends a message of type `kind` (`C2C` or `C2G`); `to` is its receiver, or the group.
 pub fn write_message(record: &Record<'_>, kind: &str, to: &str, out: &mut Vec<u8>) {
-    begin_message(&wire_id(record), kind, record.sender, to, out);
+    begin_message(&wire_id(record).to_xid(), kind, record.sender, to, out);
     out.extend_from_slice(b",\"payload\":");
     match record.kind {
         Kind::Revoked => {
@@ -292,8 +318,12 @@ pub fn write_event(
         Happened::MembersLeft { .. } => "group_member_leave",
         Happened::Dissolved => "group_dissolve",
         Happened::AliasChanged { .. } => "group_member_alias",
+        Happened::FriendAsked(_)
+        | Happened::FriendAccepted(_)
+        | Happened::AccountCancelled
+        | Happened::Noticed { .. } => return notices::write(happened, record, to, out),
     };
-    begin_message(&record.id, "S2C", record.sender, to, out);
+    begin_message(&record.id.to_xid(), "S2C", record.sender, to, out);
     out.extend_from_slice(b",\"payload\":{\"msg_type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"gid\":\"");
@@ -315,7 +345,7 @@ pub fn write_event(
             write_string(user, out);
             write_alias(alias, description, record.time_ms, out);
         }
-        Happened::Dissolved | Happened::Revoked { .. } => {}
+        _ => {}
     }
     out.push(b'}');
     if let Happened::AliasChanged { alias, description, .. } = happened {
@@ -347,14 +377,14 @@ fn write_revoke(
         Place::User => ("C2C_REVOKE", to),
         Place::Group(group) => ("C2G_REVOKE", group.as_str()),
     };
-    begin_message(wire, kind, record.sender, to, out);
+    begin_message(&wire.to_xid(), kind, record.sender, to, out);
     write_server_ts(record.time_ms, out);
 }
 
 /// `{"id":…,"type":…,"from":…,"to":…`. Ids of users and groups have nothing that JSON escapes.
-fn begin_message(id: &MessageId, kind: &str, from: &str, to: &str, out: &mut Vec<u8>) {
+fn begin_message(id: &[u8], kind: &str, from: &str, to: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(&id.to_xid());
+    out.extend_from_slice(id);
     for (name, value) in [("type", kind), ("from", from), ("to", to)] {
         out.extend_from_slice(b"\",\"");
         out.extend_from_slice(name.as_bytes());
@@ -381,6 +411,24 @@ pub fn write_server_ack(group: bool, id: &str, time_ms: u64, out: &mut Vec<u8>) 
     write_server_ts(time_ms, out);
 }
 
+/// Appends the answer to a private message that `to` may not be sent, for which the app has screens
+/// of its own; `None`: the refusal is another one.
+pub fn write_unwanted(
+    refusal: Refusal,
+    id: &str,
+    to: &str,
+    wall_ms: u64,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    let kind = match refusal {
+        Refusal::NotAFriend => "not_a_friend",
+        Refusal::Blocked => "in_denylist",
+        _ => return None,
+    };
+    notices::write_unwanted(kind, id, to, wall_ms, out);
+    Some(())
+}
+
 /// Appends the answer to a frame that failed.
 pub fn write_refusal(refusal: Refusal, id: Option<&str>, wall_ms: u64, out: &mut Vec<u8>) {
     let code = match refusal {
@@ -391,7 +439,10 @@ pub fn write_refusal(refusal: Refusal, id: Option<&str>, wall_ms: u64, out: &mut
         | Refusal::NotInGroup
         | Refusal::NotPermitted
         | Refusal::GroupExists
-        | Refusal::GroupFull => 3,
+        | Refusal::GroupFull
+        | Refusal::NotAFriend
+        | Refusal::Blocked
+        | Refusal::NoSuchRequest => 3,
         Refusal::SenderUnknown => 706,
     };
     begin_error(code, id, out);

@@ -226,23 +226,25 @@ pub(crate) fn encode(
 ) -> Encoded {
     let (class, shared, range, wire) = match dialect {
         Dialect::Imboy => {
-            let range = frame(outputs, |out| match (record.kind, place) {
-                (Kind::Event, _) => {
-                    let happened = Happened::decode(record.content);
-                    let happened = happened.expect("what is not known is not shown");
+            if record.kind == Kind::Event {
+                let happened = Happened::decode(record.content);
+                let happened = happened.expect("what is not known is not shown");
+                let range = frame(outputs, |out| {
                     imboy::write_event(&happened, record, place, to.as_str(), out);
-                }
-                (_, Place::User) => imboy::write_message(record, "C2C", to.as_str(), out),
-                (_, Place::Group(group)) => {
-                    imboy::write_message(record, "C2G", group.as_str(), out);
-                }
-            });
-            let class = match (record.kind, place) {
-                (Kind::Event, _) => Class::Event,
-                (_, Place::User) => Class::Private,
-                (_, Place::Group(_)) => Class::Group,
-            };
-            (class, class == Class::Group, range, imboy::wire_id(record))
+                });
+                let class = match happened {
+                    Happened::FriendAsked(_) | Happened::FriendAccepted(_) => Class::FriendRequest,
+                    _ => Class::Event,
+                };
+                (class, false, range, imboy::event_key(&happened, record))
+            } else {
+                let (kind, to, class) = match place {
+                    Place::User => ("C2C", to.as_str(), Class::Private),
+                    Place::Group(group) => ("C2G", group.as_str(), Class::Group),
+                };
+                let range = frame(outputs, |out| imboy::write_message(record, kind, to, out));
+                (class, class == Class::Group, range, imboy::wire_id(record))
+            }
         }
     };
     Encoded { dialect, held, shared, range, class, wire }

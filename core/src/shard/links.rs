@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::hash::Hashing;
 use hashbrown::HashMap;
 
-use crate::event::{Deliver, Routed};
+use crate::event::{Deliver, PresenceNews, Routed};
 use crate::ids::{ConvKey, ShardId, UserId};
 use crate::limits::{LINK_BYTES_MAX, LINK_DELIVERIES_MAX};
 
@@ -53,8 +53,12 @@ pub fn delivery_bytes(routed: &Routed) -> Option<u64> {
             Some(256 + deliver.content.len() as u64)
         }
         Routed::Head { .. } => Some(128),
+        Routed::Presence(news) => Some(128 + 32 * news.friends.len() as u64),
         Routed::Command(_)
         | Routed::Outcome(_)
+        | Routed::Owed { .. }
+        | Routed::Paid { .. }
+        | Routed::Changed { .. }
         | Routed::Settled { .. }
         | Routed::Noted { .. }
         | Routed::Subscribe { .. }
@@ -97,6 +101,23 @@ impl Links {
         }
         link.turn = link.turn.max(turn);
         None
+    }
+
+    /// A list of friends to be told of somebody's presence; `None`: there is no room, and it is
+    /// dropped.
+    pub(crate) fn offer_presence(
+        &mut self,
+        to: ShardId,
+        news: Box<PresenceNews>,
+    ) -> Option<Routed> {
+        let link = &mut self.links[usize::from(to.0)];
+        let routed = Routed::Presence(news);
+        if !link.has_room() {
+            return None;
+        }
+        link.sent += 1;
+        link.sent_bytes += delivery_bytes(&routed).expect("counted like a delivery");
+        Some(routed)
     }
 
     /// The receiver has drained so much since the process began.
@@ -186,5 +207,24 @@ mod tests {
         let fit =
             (0..20).take_while(|&n| links.offer(to, user(), deliver(1, n + 1, big), 1).is_some());
         assert_eq!(fit.count() as u64, LINK_BYTES_MAX / (1 << 20));
+    }
+
+    #[test]
+    fn presence_is_dropped_where_deliveries_have_no_room() {
+        let to = ShardId(0);
+        let mut links = Links::new(1);
+        let user = UserId::parse("u").expect("valid");
+        let news = || {
+            let (user, presence) = (user.clone(), crate::account::Presence::Online);
+            Box::new(PresenceNews { user: user.clone(), presence, friends: vec![user] })
+        };
+        let mut sent = 0;
+        while links.offer_presence(to, news()).is_some() {
+            sent += 1;
+        }
+        assert_eq!(sent, LINK_DELIVERIES_MAX, "it takes room like deliveries");
+        links.drained(to, 1, 160);
+        assert!(links.offer_presence(to, news()).is_some());
+        assert!(links.offer_presence(to, news()).is_none());
     }
 }

@@ -277,6 +277,13 @@ impl Shard {
                 imboy::write_server_ack(group, &outcome.client_id, stored.time_ms, out);
             }),
             Err(refusal) => {
+                let wall_ms = self.now.wall_ms;
+                if let (Dialect::Imboy, Some(to)) = (session.dialect, &outcome.refused_to) {
+                    let id = &outcome.client_id;
+                    return write_frame(self.out(effects, turn), outcome.conn, |out| {
+                        imboy::write_unwanted(refusal, id, to.as_str(), wall_ms, out);
+                    });
+                }
                 self.refuse(outcome.conn, refusal, Some(&outcome.client_id), turn, effects);
             }
         }
