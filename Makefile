@@ -20,8 +20,12 @@ BIN := $(CARGO_TARGET_DIR)/release
 ARGS ?=
 # What `make load` passes on to the load generator.
 LOAD ?=
+# What `make autobahn` runs: `short`, or `all`.
+CASES ?= short
+# How often `make crash` kills the server.
+ROUNDS ?= 100
 
-.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench
+.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench autobahn crash
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -45,6 +49,9 @@ load: build ## The canonical workload against a running server; make load LOAD="
 test: setup fmt-check clippy core-deps unit smoke ## Every check, until the first that fails
 	@echo 'make test: everything passed'
 
+crash: build ## kill -9 under load, a hundred times; make crash ROUNDS=500
+	RINGPOST_CRASH_ROUNDS=$(ROUNDS) cargo test $(CARGO_FLAGS) --test crash -- --nocapture
+
 fmt-check: # The sources are formatted
 	cargo fmt --all --check
 
@@ -65,6 +72,10 @@ smoke: build # The benches and the load generator run, for a moment each
 bench: build ## The benches, each beside its ceiling (bench/README.md); takes minutes
 	cargo bench --workspace --locked --bench '*'
 	$(BIN)/ringpost-bench first-row
+
+autobahn: setup ## The WebSocket conformance suite (needs Python 2.7); make autobahn CASES=all takes 15 minutes
+	cargo build $(CARGO_FLAGS) --examples
+	@scripts/autobahn.sh $(BIN)/examples/ws_echo $(CASES)
 
 # The checks are steps, not alternatives: one after the other also under `make -j`.
 .NOTPARALLEL:

@@ -34,7 +34,8 @@ pub const UNFINISHED_BYTES_MAX: usize = 256 << 20;
 /// Bytes that one write to a socket takes at most; what comes later gets a chance to go ahead.
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes that wait for a connection to take them; over it no data message of it is taken, so that
-/// it cannot ask for answers without taking them. The core's window bounds deliveries below this.
+/// it cannot ask for answers without taking them, and it gets no signals. The core's window bounds
+/// deliveries below this.
 pub const OUT_BYTES_MAX: usize = 512 << 10;
 /// A connection whose bytes have waited so long without one being taken is closed with 1008.
 pub const STALL_MS_MAX: u64 = 60_000;

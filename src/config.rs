@@ -5,17 +5,23 @@
 //! tables are in [`tables`].
 
 pub mod keys;
+pub mod network;
 pub mod tables;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ringpost_core::admit::Route;
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::Dialect;
+use ringpost_core::rate::RateLimits;
 use ringpost_core::relations::PrivatePolicy;
 
+use crate::address::Rules;
+use crate::space::Reserve;
 use keys::{Given, KEYS, Key};
 pub use tables::{ApiKey, Auth, Listener, Scope};
 
@@ -32,6 +38,8 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// When a message counts as stored.
     pub durability: Durability,
+    /// How much of the store's disk is kept free.
+    pub reserve: Reserve,
     /// Seconds over which a drain spreads its closes.
     pub drain_s: u32,
     /// Whether a valid token of an unknown user creates the user.
@@ -40,8 +48,16 @@ pub struct Config {
     pub private_policy: PrivatePolicy,
     /// Seconds after a start for which nobody is told who comes and goes.
     pub presence_quiet_s: u32,
+    /// Seconds in which an author may take a message back; 0: always.
+    pub revoke_within_s: u64,
+    /// Whether messages of clients that offer permessage-deflate are compressed.
+    pub deflate: bool,
+    /// How hard, 1 to 9.
+    pub deflate_level: u8,
     /// The HTTP API.
     pub api: Api,
+    /// What one client address may.
+    pub address: Rules,
     /// `/metrics`.
     pub metrics: Metrics,
     /// The process's own log.
@@ -50,8 +66,23 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What the dialects let an operator set.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
     /// Who may sign tokens; empty: the secret generated in the data directory.
     pub auth: Vec<Auth>,
+    /// What was given, by dotted name; everything else has its default.
+    pub given: BTreeMap<&'static str, Origin>,
+}
+
+/// How a key was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Where, the last time.
+    pub source: Source,
+    /// The value as text; of a list of tables, how many: secrets may be in them.
+    pub shown: String,
+    /// Differs when the value does.
+    fingerprint: u64,
 }
 
 /// The HTTP API's settings.
@@ -107,18 +138,25 @@ impl Default for Config {
             shards: default_shards(),
             ready_file: None,
             durability: Durability::Fsync,
+            reserve: Reserve { percent: 0, bytes: 0 },
             drain_s: 0,
             auto_create_users: false,
             private_policy: PrivatePolicy::Anyone,
             presence_quiet_s: 0,
+            revoke_within_s: 0,
+            deflate: false,
+            deflate_level: 0,
             api: Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), keys: Vec::new() },
+            address: Rules::default(),
             metrics: Metrics { public: false },
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO },
             routes: ["/imboy/ws", "/ws", "/ws/"]
                 .map(|path| Route { path: path.to_owned(), dialect: Dialect::Imboy })
                 .to_vec(),
             dialects: Settings::default(),
+            rates: RateLimits::default(),
             auth: Vec::new(),
+            given: BTreeMap::new(),
         };
         // The table is the one place that says what the default of a key is.
         for key in KEYS {
@@ -138,7 +176,7 @@ fn default_shards() -> u16 {
 }
 
 /// Where a value was given.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// In the configuration file.
     File(PathBuf),
@@ -181,6 +219,27 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// The three sources, so that they can be read again.
+#[derive(Clone, Default, Debug)]
+pub struct Sources {
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+    /// The process's environment when it began.
+    pub variables: Vec<(String, String)>,
+    /// Keys given as flags.
+    pub flags: Vec<(&'static Key, String)>,
+}
+
+impl Sources {
+    /// What they say now.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), self.variables.clone(), self.flags.clone())
+    }
+}
+
 impl Config {
     /// Puts the three sources over the defaults.
     ///
@@ -202,7 +261,7 @@ impl Config {
                 key: String::new(),
                 problem: format!("cannot read it: {error}"),
             })?;
-            config.put_file(&text).map_err(|(key, problem)| ConfigError {
+            config.put_file(&text, &source()).map_err(|(key, problem)| ConfigError {
                 source: source(),
                 key,
                 problem,
@@ -210,8 +269,9 @@ impl Config {
         }
         config.put_variables(variables)?;
         for (key, text) in flags {
-            key.apply(&mut config, Given::Text(&text)).map_err(|problem| ConfigError {
-                source: Source::Flag(format!("--{}", key.flag())),
+            let source = Source::Flag(format!("--{}", key.flag()));
+            config.put(key, Given::Text(&text), &source).map_err(|problem| ConfigError {
+                source: source.clone(),
                 key: key.name.to_owned(),
                 problem,
             })?;
@@ -219,28 +279,67 @@ impl Config {
         Ok(config)
     }
 
+    /// The names of what is given differently here, in order.
+    pub fn changed_from(&self, old: &Config) -> Vec<&'static str> {
+        let fingerprint =
+            |config: &Config, name: &str| config.given.get(name).map(|origin| origin.fingerprint);
+        let names = self.given.keys().chain(old.given.keys()).copied();
+        let mut changed: Vec<_> =
+            names.filter(|name| fingerprint(self, name) != fingerprint(old, name)).collect();
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    fn put(&mut self, key: &'static Key, given: Given<'_>, source: &Source) -> Result<(), String> {
+        key.apply(self, given)?;
+        let shown = match given {
+            Given::Text(text) => text.to_owned(),
+            Given::Toml(toml::Value::String(text)) => text.clone(),
+            Given::Toml(value) => value.to_string(),
+        };
+        self.note(key.name, shown.clone(), &shown, source);
+        Ok(())
+    }
+
+    fn note(&mut self, name: &'static str, shown: String, value: &str, source: &Source) {
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        let origin = Origin { source: source.clone(), shown, fingerprint: hasher.finish() };
+        self.given.insert(name, origin);
+    }
+
     /// Puts a file's text over this. The error is the key's dotted name and what is wrong.
-    fn put_file(&mut self, text: &str) -> Result<(), (String, String)> {
+    fn put_file(&mut self, text: &str, source: &Source) -> Result<(), (String, String)> {
         let table: toml::Table =
             text.parse().map_err(|e: toml::de::Error| (String::new(), e.to_string()))?;
         if table.contains_key("listen") && table.contains_key("listener") {
             let problem = "give either this or [[listener]] tables, not both";
             return Err(("listen".to_owned(), problem.to_owned()));
         }
-        self.put_table("", &table)
+        self.put_table("", &table, source)
     }
 
-    fn put_table(&mut self, prefix: &str, table: &toml::Table) -> Result<(), (String, String)> {
+    fn put_table(
+        &mut self,
+        prefix: &str,
+        table: &toml::Table,
+        source: &Source,
+    ) -> Result<(), (String, String)> {
         for (name, value) in table {
             let name = format!("{prefix}{name}");
             let put = if let Some(key) = keys::find(&name) {
-                key.apply(self, Given::Toml(value))
-            } else if let Some(put) = tables::find(&name) {
-                put(self, value)
+                self.put(key, Given::Toml(value), source)
+            } else if let Some((list, put)) = tables::find(&name) {
+                put(self, value).map(|()| {
+                    let count = value.as_array().map_or(0, Vec::len);
+                    let shown = format!("{count} of [[{list}]]");
+                    self.note(list, shown, &value.to_string(), source);
+                })
             } else {
                 match value {
                     toml::Value::Table(inner) if keys::has_section(&name) => {
-                        self.put_table(&format!("{name}."), inner)?;
+                        self.put_table(&format!("{name}."), inner, source)?;
                         Ok(())
                     }
                     _ => Err("unknown key".to_owned()),
@@ -261,13 +360,14 @@ impl Config {
         ours.sort();
         for (name, text) in ours {
             let key = KEYS.iter().find(|key| key.variable() == name);
+            let source = Source::Variable(name);
             let result = match key {
-                Some(key) => key.apply(self, Given::Text(&text)),
+                Some(key) => self.put(key, Given::Text(&text), &source),
                 None => Err("unknown key".to_owned()),
             };
             result.map_err(|problem| ConfigError {
                 key: key.map_or("", |key| key.name).to_owned(),
-                source: Source::Variable(name),
+                source: source.clone(),
                 problem,
             })?;
         }
@@ -279,9 +379,12 @@ impl Config {
 mod tests {
     use super::*;
 
+    use ringpost_core::dialect::imboy::hashids::Hashids;
+
     fn from_file(text: &str) -> Result<Config, String> {
         let mut config = Config::default();
-        config.put_file(text).map_err(|(key, problem)| format!("{key}: {problem}"))?;
+        let source = Source::File(PathBuf::from("ringpost.toml"));
+        config.put_file(text, &source).map_err(|(key, problem)| format!("{key}: {problem}"))?;
         Ok(config)
     }
 
@@ -316,6 +419,8 @@ mod tests {
             address = "0.0.0.0:1"
             [[listener]]
             address = "[::1]:2"
+            proxy_from = ["10.0.0.0/8", "::1"]
+            default_dialect = "imboy"
             [api]
             listen = "127.0.0.1:3"
             [[api.key]]
@@ -327,9 +432,14 @@ mod tests {
             [log]
             format = "json"
             level = "debug"
+            [address]
+            upgrades_per_s = 7
             [imboy]
             catchup_gap_ms = 7
             c2c_retry_s = [1, 2.5]
+            sign_keys = { "0" = "key of 0" }
+            [imboy.hashids]
+            salt = "salt"
             [[route]]
             path = "/chat"
             dialect = "imboy"
@@ -338,6 +448,11 @@ mod tests {
             secret = "0123456789abcdef0123456789abcdef"
             user_claim = "uid"
             require = { sub = "tk" }
+            [[auth]]
+            kid = "k2"
+            public_key_file = "k2.pem"
+            [[auth]]
+            jwks_file = "keys.json"
             "#,
         )
         .expect("all of it is allowed");
@@ -347,7 +462,11 @@ mod tests {
         assert_eq!(config.drain_s, 0);
         assert!(!config.auto_create_users);
         assert_eq!(config.listeners.len(), 2);
-        assert_eq!(config.listeners[1].address.port(), 2);
+        assert_eq!(config.listeners[0], tables::Listener::at("0.0.0.0:1".parse().expect("valid")));
+        let Listener { address, default_dialect, proxy_from } = &config.listeners[1];
+        assert_eq!((address.port(), *default_dialect), (2, Some(Dialect::Imboy)));
+        assert!(proxy_from[0].contains("10.1.2.3".parse().expect("valid")));
+        assert_eq!(config.address.upgrades_per_s, 7);
         assert_eq!(config.api.listen.port(), 3);
         assert_eq!(config.api.keys[0].name, "backend");
         assert_eq!(config.api.keys[0].scopes, [Scope::Read, Scope::Write]);
@@ -355,11 +474,16 @@ mod tests {
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.level, tracing::Level::DEBUG);
         assert_eq!(config.dialects.imboy.catchup_gap_ms, 7);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 2_500]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_500]);
+        assert!(!config.dialects.imboy.sign_keys.accept("did", "0.3.3", "", ""));
+        let hashids = Hashids::new("salt", 6, Hashids::ALPHABET).expect("valid");
+        assert_eq!(config.dialects.imboy.hashids, Some(hashids));
         assert_eq!(config.routes.len(), 1);
         assert_eq!(config.routes[0].path, "/chat");
         assert_eq!(config.auth[0].user_claim, "uid");
         assert_eq!(config.auth[0].require["sub"], "tk");
+        assert_eq!(config.auth[1].key, tables::TokenKey::PublicKeyFile("k2.pem".into()));
+        assert_eq!(config.auth[2].key, tables::TokenKey::JwksFile("keys.json".into()));
     }
 
     #[test]
@@ -392,14 +516,24 @@ mod tests {
             ("[imboy]\nc2c_retry_s = [5, 5]", "imboy.c2c_retry_s: must ascend"),
             ("[imboy]\nc2c_retry_s = [0]", "imboy.c2c_retry_s: "),
             ("listener = []", "listener: "),
+            ("[[listener]]\naddress = \"[::]:1\"\nproxy_from = [\"x\"]", "listener: proxy_from: "),
+            ("[[listener]]\naddress = \"[::]:1\"\ndefault_dialect = \"x\"", "listener: dialect "),
             (
                 "listen = \"1.2.3.4:5\"\n[[listener]]\naddress = \"1.2.3.4:6\"",
                 "listen: give either",
             ),
             ("[[route]]\npath = \"x\"\ndialect = \"imboy\"", "route: "),
             ("[[route]]\npath = \"/x\"\ndialect = \"smtp\"", "route: "),
+            ("[imboy]\nsign_keys = { v1 = \"k\" }", "imboy.sign_keys: \"v1\" must be a major"),
+            ("[imboy.sign_keys]\n0 = \"\"", "imboy.sign_keys: the key of 0"),
+            ("[imboy.sign_keys]\n0 = 7", "imboy.sign_keys: "),
+            ("[imboy.hashids]\nmin_length = 3", "imboy.hashids: missing field `salt`"),
+            ("[imboy.hashids]\nsalt = \"s\"\nalphabet = \"abc\"", "imboy.hashids: alphabet: "),
+            ("[imboy.hashids]\nsalt = \"s\"\nmin_length = 99", "imboy.hashids: min_length: "),
             ("[[auth]]\nuser_claim = \"sub\"", "auth: "),
             ("[[auth]]\nsecret = \"short\"", "auth: "),
+            ("[[auth]]\npublic_key_file = \"a\"\njwks_file = \"b\"", "auth: exactly one"),
+            ("[[auth]]\nkid = \"k\"\njwks_file = \"b\"", "auth: kid: "),
             ("[[api.key]]\nname = \"a\"\nhash = \"md5:00\"\nscopes = [\"read\"]", "api.key: "),
         ] {
             let error = from_file(text).expect_err(text);
@@ -428,7 +562,25 @@ mod tests {
         assert_eq!(config.shards, 2);
         assert_eq!(config.drain_s, 3);
         assert_eq!(config.api.listen.port(), 4);
-        assert_eq!(config.dialects.imboy.c2c_retry_ms, [1_000, 4_000]);
+        assert_eq!(config.dialects.imboy.retries.private, [1_000, 4_000]);
+    }
+
+    #[test]
+    fn what_was_given_is_known_and_compared() {
+        let old = from_file("shards = 2\ndrain_s = 5\n[log]\nlevel = \"warn\"").expect("allowed");
+        let new = from_file(
+            "shards = 2\ndrain_s = 6\n[[auth]]\nsecret = \"0123456789abcdef0123456789abcdef\"",
+        )
+        .expect("allowed");
+        assert_eq!(new.changed_from(&old), ["auth", "drain_s", "log.level"]);
+        assert!(new.changed_from(&new.clone()).is_empty());
+        assert_eq!(new.given["drain_s"].shown, "6");
+        assert_eq!(new.given["auth"].shown, "1 of [[auth]]");
+        assert!(!format!("{new:?}").contains("0123456789abcdef"), "a secret is shown");
+        let flag = (keys::find("shards").expect("a key"), "3".to_owned());
+        let config = Config::load(None, variables(&[("RINGPOST_SHARDS", "2")]), [flag]);
+        let origin = config.expect("allowed").given["shards"].clone();
+        assert_eq!((origin.source.to_string().as_str(), &*origin.shown), ("flag --shards", "3"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! An idle connection waits in `readable()` and holds no buffer. While data comes, one read on the
 //! ring with a buffer of the shard's pool is in flight. Writing is in `flush.rs`.
 
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
 use std::task::Poll;
 use std::{future, io};
@@ -13,10 +13,11 @@ use monoio::io::Canceller;
 use ringpost_core::Input;
 use ringpost_core::ids::ConnId;
 use ringpost_core::session::Hello;
+use ringpost_core::ws::WsError;
 use ringpost_core::ws::frame::{self, Role};
 use ringpost_core::ws::message::{Event, Receiver};
 
-use crate::bounds::{ACTIVE_MS, MESSAGES_BUDGET, OUT_BYTES_MAX};
+use crate::bounds::{ACTIVE_MS, MESSAGES_BUDGET, OUT_BYTES_MAX, READ_BYTES};
 use crate::out::Out;
 use crate::shard_thread::{Conn, ConnState, Due, Local};
 use crate::sys::Socket;
@@ -49,8 +50,15 @@ enum Step {
 
 impl Local {
     /// Gives a connection its place and its task. `unread` was read behind its upgrade request.
-    pub fn open(self: &Rc<Self>, socket: Socket, unread: Vec<u8>, hello: Box<Hello>) {
+    pub fn open(
+        self: &Rc<Self>,
+        socket: Socket,
+        address: IpAddr,
+        unread: Vec<u8>,
+        hello: Box<Hello>,
+    ) {
         let now = self.begin_turn();
+        let user = hello.login.as_ref().map(|login| login.user.as_str()).ok();
         let conn = self.conns.borrow_mut().insert(Conn {
             socket: socket.clone(),
             out: Out::default(),
@@ -66,9 +74,12 @@ impl Local {
             heard_ms: self.now_ms(),
             taken_ms: self.now_ms(),
         });
+        // What is logged of it later names the id alone: an address per connection is memory.
+        tracing::debug!(id = ?conn, %address, user, "a connection opens");
         self.stats().connections.add(1);
-        self.engine.borrow_mut().drive(now, Input::Opened { conn, hello }, self.stats());
         let receiver = Receiver::new(Role::Server);
+        let receiver = if hello.deflate.is_some() { receiver.with_deflate() } else { receiver };
+        self.engine.borrow_mut().drive(now, Input::Opened { conn, hello }, self.stats());
         let stream = Stream { id: conn, socket, receiver, unread, unfinished: 0 };
         monoio::spawn(run(self.clone(), stream));
     }
@@ -109,6 +120,15 @@ impl Local {
         let at_us = self.begin_turn().mono_us + self.common.bounds.close_ms * 1_000;
         self.closes_due.borrow_mut().push_back(Due { at_us, id });
         self.tell_closed(id);
+    }
+
+    /// Ends a connection whose peer broke the protocol.
+    #[cold]
+    fn broken(&self, id: ConnId, error: WsError) -> Step {
+        tracing::debug!(?id, %error, "the peer broke the protocol");
+        self.stats().protocol_closes.add(1);
+        self.begin_close(id, Some((Some(error.close_code()), "")), true);
+        Step::Close
     }
 
     /// Whether the next data message of this connection may be taken.
@@ -257,12 +277,7 @@ impl Stream {
         };
         let (consumed, event) = match stepped {
             Ok(stepped) => stepped,
-            Err(error) => {
-                tracing::debug!(?id, %error, "the peer broke the protocol");
-                local.stats().protocol_closes.add(1);
-                local.begin_close(id, Some((Some(error.close_code()), "")), true);
-                return Some(Step::Close);
-            }
+            Err(error) => return Some(local.broken(id, error)),
         };
         *at += consumed;
         match event {
@@ -274,6 +289,24 @@ impl Stream {
                 let now = local.begin_turn();
                 let input = Input::Message { conn: id, binary, bytes: &mut bytes };
                 local.engine.borrow_mut().drive(now, input, stats);
+            }
+            Some(Event::Compressed { binary, bytes }) => {
+                let mut inflater = local.inflater.borrow_mut();
+                let stats = local.stats();
+                stats.inflated_from_bytes.add(bytes.len() as u64);
+                let bytes = match inflater.inflate(binary, &bytes) {
+                    Ok(bytes) => bytes,
+                    Err(error) => return Some(local.broken(id, error)),
+                };
+                stats.messages_in.add(1);
+                stats.inflated_bytes.add(bytes.len() as u64);
+                let large = bytes.len() > READ_BYTES;
+                let now = local.begin_turn();
+                let input = Input::Message { conn: id, binary, bytes };
+                local.engine.borrow_mut().drive(now, input, stats);
+                // A few bytes may inflate to a large message, and one read holds many of them: the
+                // others have their share after each.
+                return large.then_some(Step::Yield);
             }
             Some(Event::Ping(payload)) => local.pong(id, payload),
             Some(Event::Pong(_)) => {}

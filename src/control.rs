@@ -16,6 +16,7 @@ mod friends;
 mod groups;
 mod health;
 mod listener;
+mod messages;
 mod metrics_page;
 mod notices;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod tokens;
 mod users;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,9 +34,11 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
+use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
-use tokio::sync::{Mutex, oneshot};
+use ringpost_storage::Log;
+use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::health::Health;
 use crate::mesh::{AskError, Mesh};
@@ -59,8 +62,8 @@ const LOCKS: usize = 256;
 pub struct Setup {
     /// Who may use it.
     pub keys: ApiKeys,
-    /// Mints tokens.
-    pub signer: Signer,
+    /// Mints tokens; `None`: others do, with keys of which only the public part is here.
+    pub signer: Option<Signer>,
     /// Answer `/metrics` to everybody.
     pub metrics_public: bool,
 }
@@ -74,6 +77,10 @@ pub struct Process {
     pub health: Health,
     /// What it counts.
     pub stats: Stats,
+    /// The store, for its sizes. It is closed when its threads have ended, whoever asks.
+    pub store: Weak<dyn Log>,
+    /// The store's epoch.
+    pub epoch: u64,
 }
 
 /// How long things may take.
@@ -90,7 +97,8 @@ struct Times {
 /// What all handlers share.
 struct Shared {
     times: Times,
-    setup: Setup,
+    /// Read once per request: what changes meanwhile is for the next one.
+    setup: watch::Receiver<Arc<Setup>>,
     process: Process,
     /// A change of a profile is a read and a write: nobody else's may come between.
     locks: Box<[Mutex<()>]>,
@@ -100,6 +108,7 @@ struct Shared {
 pub struct Control {
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    setup: watch::Sender<Arc<Setup>>,
 }
 
 impl Control {
@@ -128,14 +137,20 @@ impl Control {
             listener::Bounded::new(tokio::net::TcpListener::from_std(listener)?)
         };
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let router = router(Arc::new(Shared { times, setup, process, locks }));
+        let (setup, current) = watch::channel(Arc::new(setup));
+        let router = router(Arc::new(Shared { times, setup: current, process, locks }));
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             runtime.block_on(serve(listener, router, stopped, times.stop));
             // Connections that are still there end with it.
             runtime.shutdown_background();
         })?;
-        Ok(Control { thread, stop })
+        Ok(Control { thread, stop, setup })
+    }
+
+    /// Takes other keys, for the requests that come from now on.
+    pub fn set(&self, setup: Setup) {
+        self.setup.send_replace(Arc::new(setup));
     }
 
     /// Accepts nothing more, lets requests in progress end (within [`TIMES`]), and waits for
@@ -192,6 +207,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/friends/reject", post(friends::reject))
         .route("/v1/friends/{a}/{b}", delete(friends::end))
         .route("/v1/notices", post(notices::send))
+        .route("/v1/messages", post(messages::send))
+        .route("/v1/messages/{id}", get(messages::read))
+        .route("/v1/messages/{id}/revoke", post(messages::revoke))
         .route("/v1/groups", post(groups::create))
         .route("/v1/groups/{id}", get(groups::read).patch(groups::change).delete(groups::dissolve))
         .route("/v1/groups/{id}/members", post(groups::add).get(groups::members))
@@ -222,13 +240,14 @@ async fn known_caller(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let setup = shared.setup();
     let open = match request.uri().path() {
         "/healthz" | "/readyz" => true,
-        "/metrics" => shared.setup.metrics_public,
+        "/metrics" => setup.metrics_public,
         _ => false,
     };
     if !open {
-        match shared.setup.keys.caller(request.headers()) {
+        match setup.keys.caller(request.headers()) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
             }
@@ -239,10 +258,18 @@ async fn known_caller(
 }
 
 impl Shared {
+    /// Who may do what, as the operator has it now.
+    fn setup(&self) -> Arc<Setup> {
+        self.setup.borrow().clone()
+    }
+
     /// Asks the home that executes the operation; waits no longer than [`Times::answer`].
     async fn ask(&self, operation: Operation) -> Result<Answer, ApiError> {
         let asked = self.process.mesh.ask(operation);
         match tokio::time::timeout(self.times.answer, asked).await {
+            Ok(Ok(Answer::Refused(Refusal::TryAgain))) => {
+                Err(ApiError::unavailable("the log cannot store it now: try again"))
+            }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(AskError::Busy)) => Err(ApiError::unavailable("too many requests in progress")),
             Ok(Err(AskError::Ending)) => Err(ApiError::unavailable("the server is ending")),

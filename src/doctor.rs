@@ -1,11 +1,18 @@
-//! What the machine must offer, and what it had better: looked at when the server starts. One line
-//! for each thing that is missing, with the command that fixes it.
+//! What the machine must offer, and what it had better: looked at when the server starts, and in
+//! full by `ringpost doctor`. One line for each thing that is missing, with the command that fixes
+//! it.
 //!
 //! It changes nothing: the command is for the operator to run.
+
+mod sysctl;
 
 use std::fmt;
 use std::fs;
 use std::io;
+
+use serde_json::json;
+
+use crate::bounds::DESCRIPTORS_RESERVED;
 
 /// The ring's set-up flags that the shards use are in Linux from here on (`SINGLE_ISSUER`, 6.0);
 /// the first long-term kernel with them is 6.1.
@@ -21,11 +28,20 @@ const FILES_NEEDED: u64 = 1024;
 /// One for each connection. What systemd gives services as their hard limit.
 const FILES_WANTED: u64 = 524_288;
 
+/// More sockets than a Linux process can have (fs.nr_open ends at 2^30).
+pub const CONNECTIONS_MAX: u64 = 1 << 30;
+/// What the process has of an idle connection, and the kernel (socket, inode, file).
+const CONNECTION_BYTES: u64 = (2 + 5) << 10;
+/// What everything else needs: memtables, caches, pools, the system itself.
+const BASE_BYTES: u64 = 1 << 30;
+/// Descriptors of other processes.
+const FILES_OF_OTHERS: u64 = 8_192;
+
 /// One thing that was looked at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     /// What it is.
-    pub what: &'static str,
+    pub what: String,
     /// How it is.
     pub verdict: Verdict,
     /// What there is.
@@ -45,6 +61,17 @@ pub enum Verdict {
     Advice,
     /// The server cannot work.
     Fatal,
+}
+
+impl Verdict {
+    /// As it is printed.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Good => "good",
+            Verdict::Advice => "advice",
+            Verdict::Fatal => "fatal",
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -72,6 +99,94 @@ pub fn start_up(shards: u16) -> Vec<Finding> {
         files(hard_limit(&limits, "Max open files")),
         memlock(locked, shards),
     ]
+}
+
+/// Looks at everything: what [`start_up`] does, the kernel's settings, and whether there is room
+/// for so many connections.
+pub fn examine(shards: u16, connections: Option<u64>) -> Vec<Finding> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let mut findings = start_up(shards);
+    findings.extend(sysctl::examine(&read));
+    if let Some(connections) = connections {
+        findings.extend(room(connections, &read));
+    }
+    findings
+}
+
+/// The findings as they are printed: a line each, or JSON.
+pub fn report(findings: &[Finding], as_json: bool) -> String {
+    if !as_json {
+        let line = |finding: &Finding| format!("{:<6}  {finding}\n", finding.verdict.word());
+        return findings.iter().map(line).collect();
+    }
+    let object = |finding: &Finding| {
+        json!({
+            "what": finding.what,
+            "verdict": finding.verdict.word(),
+            "found": finding.found,
+            "wanted": finding.wanted,
+            "fix": (finding.verdict != Verdict::Good).then_some(&finding.fix),
+        })
+    };
+    let fit = findings.iter().all(|finding| finding.verdict != Verdict::Fatal);
+    let findings: Vec<_> = findings.iter().map(object).collect();
+    format!("{:#}\n", json!({"ok": fit, "findings": findings}))
+}
+
+/// Whether there is room for so many connections.
+fn room(connections: u64, read: &dyn Fn(&str) -> Option<String>) -> Vec<Finding> {
+    let number = |path: &str| read(path)?.split_whitespace().next()?.parse::<u64>().ok();
+    let limits = read("/proc/self/limits").unwrap_or_default();
+    let files = connections + DESCRIPTORS_RESERVED;
+    let least = |what: &str, found: Option<u64>, wanted: u64, fix: &str| {
+        let verdict = match found {
+            Some(found) if found >= wanted => Verdict::Good,
+            Some(_) => Verdict::Fatal,
+            None => Verdict::Advice,
+        };
+        let found = match found {
+            Some(u64::MAX) => "unlimited".to_owned(),
+            Some(found) => found.to_string(),
+            None => "unknown: /proc does not say".to_owned(),
+        };
+        finding(what, verdict, found, format!("at least {wanted}"), fix)
+    };
+    let memory = read("/proc/meminfo").unwrap_or_default();
+    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let memory = memory.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    let mut findings = vec![
+        least(
+            &format!("open files for {connections} connections"),
+            hard_limit(&limits, "Max open files"),
+            files,
+            &format!("ulimit -Hn {files}, or LimitNOFILE={files} in the unit (tuning/)"),
+        ),
+        least(
+            "fs.nr_open",
+            number("/proc/sys/fs/nr_open"),
+            files,
+            &format!("sysctl -w fs.nr_open={files}"),
+        ),
+        least(
+            "fs.file-max",
+            number("/proc/sys/fs/file-max"),
+            files + FILES_OF_OTHERS,
+            &format!("sysctl -w fs.file-max={}", files + FILES_OF_OTHERS),
+        ),
+        least(
+            "memory in bytes",
+            memory.map(|kib| kib << 10),
+            BASE_BYTES + connections * CONNECTION_BYTES,
+            "a machine with more of it",
+        ),
+    ];
+    // Only where connections are tracked.
+    let tracked = "/proc/sys/net/netfilter/nf_conntrack_max";
+    if let Some(found) = number(tracked) {
+        let fix = format!("sysctl -w net.netfilter.nf_conntrack_max={}", 2 * connections);
+        findings.push(least("net.netfilter.nf_conntrack_max", Some(found), 2 * connections, &fix));
+    }
+    findings
 }
 
 fn kernel(release: &str) -> Finding {
@@ -181,15 +296,9 @@ fn shown(limit: Option<u64>) -> String {
     }
 }
 
-fn finding(
-    what: &'static str,
-    verdict: Verdict,
-    found: String,
-    wanted: String,
-    fix: &str,
-) -> Finding {
+fn finding(what: &str, verdict: Verdict, found: String, wanted: String, fix: &str) -> Finding {
     let fix = if verdict == Verdict::Good { String::new() } else { fix.to_owned() };
-    Finding { what, verdict, found, wanted, fix }
+    Finding { what: what.to_owned(), verdict, found, wanted, fix }
 }
 
 #[cfg(test)]
@@ -255,9 +364,55 @@ mod tests {
     }
 
     #[test]
+    fn room_for_connections_is_files_and_memory() {
+        let machine = |files: u64, tracked: Option<u64>, memory_kib: u64| {
+            move |path: &str| match path {
+                "/proc/self/limits" => Some(format!("Max open files  1  {files}  files\n")),
+                "/proc/sys/fs/nr_open" => Some("1048576\n".to_owned()),
+                "/proc/sys/fs/file-max" => Some("9223372036854775807\n".to_owned()),
+                "/proc/meminfo" => Some(format!("MemFree: 1 kB\nMemTotal:  {memory_kib} kB\n")),
+                "/proc/sys/net/netfilter/nf_conntrack_max" => Some(format!("{}\n", tracked?)),
+                _ => panic!("{path}"),
+            }
+        };
+        let fatal = |connections, read: &dyn Fn(&str) -> Option<String>| -> Vec<String> {
+            let findings = room(connections, read).into_iter();
+            findings.filter(|f| f.verdict == Verdict::Fatal).map(|f| f.to_string()).collect()
+        };
+        let large = machine(1_000_512, None, 16 << 20);
+        assert_eq!(fatal(1_000_000, &large), [""; 0]);
+        let [files] = &fatal(1_000_001, &large)[..] else { panic!("files alone are too few") };
+        assert_eq!(
+            files,
+            "open files for 1000001 connections: 1000512; wanted: at least 1000513; to fix it: \
+             ulimit -Hn 1000513, or LimitNOFILE=1000513 in the unit (tuning/)"
+        );
+        assert_eq!(fatal(1_000_000, &machine(u64::MAX, Some(1_999_999), 4 << 20)).len(), 2);
+        assert!(fatal(1, &machine(1 << 20, Some(2), 2 << 20)).is_empty());
+        let unknown = room(5, &|_| None);
+        assert!(unknown.iter().all(|finding| finding.verdict == Verdict::Advice), "{unknown:?}");
+    }
+
+    #[test]
+    fn a_report_is_a_line_each_or_json() {
+        let good = finding("a", Verdict::Good, "1".to_owned(), "1".to_owned(), "do");
+        let bad = finding("b", Verdict::Fatal, "0".to_owned(), "1".to_owned(), "do this");
+        let text = report(&[good.clone(), bad.clone()], false);
+        assert_eq!(text, "good    a: 1\nfatal   b: 0; wanted: 1; to fix it: do this\n");
+        let json: serde_json::Value =
+            serde_json::from_str(&report(&[good.clone(), bad], true)).expect("JSON");
+        let b =
+            json!({"what": "b", "verdict": "fatal", "found": "0", "wanted": "1", "fix": "do this"});
+        assert_eq!((&json["ok"], &json["findings"][1]), (&json!(false), &b));
+        assert_eq!(json["findings"][0]["fix"], serde_json::Value::Null);
+        let json: serde_json::Value = serde_json::from_str(&report(&[good], true)).expect("JSON");
+        assert_eq!(json["ok"], true);
+    }
+
+    #[test]
     fn this_machine_is_looked_at() {
         let findings = start_up(1);
-        let names: Vec<&str> = findings.iter().map(|finding| finding.what).collect();
+        let names: Vec<&str> = findings.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(names, ["kernel", "io_uring", "open files", "locked memory"]);
         for finding in findings {
             assert_eq!(finding.fix.is_empty(), finding.verdict == Verdict::Good, "{finding}");

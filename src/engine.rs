@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use ringpost_core::event::{Effects, Input, LoadId, Loaded, Outputs};
 use ringpost_core::ids::ConnId;
 use ringpost_core::limits::TURN_BYTES_MAX;
+use ringpost_core::shard::Gauges;
 use ringpost_core::{Now, Shard};
 
 use crate::bounds::{ENTRY_BYTES, TURNS_HANDED_MAX};
@@ -103,6 +104,16 @@ impl Engine {
         self.shard.next_timer_us()
     }
 
+    /// Publishes what the core has in memory.
+    pub fn publish(&self, stats: &ShardStats) {
+        let Gauges { users, conversations, requests, loads, catch_ups } = self.shard.gauges();
+        stats.users.set(users as u64);
+        stats.conversations.set(conversations as u64);
+        stats.requests.set(requests.into());
+        stats.loads_waiting.set(loads as u64);
+        stats.catch_ups.set(catch_ups as u64);
+    }
+
     /// Whether the core wants a tick at once.
     pub fn has_work(&self) -> bool {
         self.shard.has_work()
@@ -149,6 +160,9 @@ impl Engine {
             }
         }
         stats.turns_waiting.set(self.turns_waiting());
+        let compressed = self.shard.compressed();
+        stats.deflated_from_bytes.set(compressed.before);
+        stats.deflated_bytes.set(compressed.after);
     }
 
     /// Replaces the open turn by an empty one, which continues what may leave at once.
@@ -225,6 +239,10 @@ fn append(to: &mut Outputs, from: &mut Outputs) {
     let offset = u32::try_from(to.arena.len()).expect("held effects are far below 4 GiB");
     to.arena.append(&mut from.arena);
     to.writes.extend(from.writes.drain(..).map(|mut write| {
+        write.range = write.range.start + offset..write.range.end + offset;
+        write
+    }));
+    to.signals.extend(from.signals.drain(..).map(|mut write| {
         write.range = write.range.start + offset..write.range.end + offset;
         write
     }));

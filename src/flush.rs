@@ -7,6 +7,7 @@ use std::rc::Rc;
 use monoio::buf::IoBuf;
 use ringpost_core::ids::ConnId;
 
+use crate::bounds::OUT_BYTES_MAX;
 use crate::shard_thread::{Conn, ConnState, Local};
 use crate::sys::Socket;
 
@@ -21,6 +22,14 @@ impl Local {
             conn.answered = true;
             self.push(conn, frames);
             self.mark(id, conn);
+        }
+    }
+
+    /// The same for a signal, which a connection that is behind does not get.
+    pub fn write_signal(&self, id: ConnId, frame: &[u8]) {
+        let behind = |conn: &Conn| conn.out.waiting() >= OUT_BYTES_MAX;
+        if !self.conns.borrow().get(id).is_none_or(behind) {
+            self.write(id, frame);
         }
     }
 

@@ -8,7 +8,7 @@
 //! is taken from sockets when a shard's requests are at their limit.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::bounds::{READERS, TURNS_HANDED_MAX};
 use crate::fatal::{self, Cause};
 use crate::health::Health;
 use crate::mesh::{Mesh, Parcel};
+use crate::space::{LOOK_BYTES, Space};
 use crate::stats::Stats;
 
 /// A turn on its way to the log.
@@ -64,6 +65,8 @@ struct Writer {
     mesh: Mesh,
     health: Health,
     stats: Stats,
+    /// Looked at as bytes are written; `None`: nobody watches the disk.
+    space: Option<Space>,
 }
 
 /// Starts the threads of the log; the shards' ends are in order.
@@ -76,6 +79,7 @@ pub fn start(
     mesh: &Mesh,
     health: &Health,
     stats: &Stats,
+    space: Option<Space>,
 ) -> io::Result<(Threads, Vec<ShardLog>)> {
     let (turns, turns_out) = crossbeam_channel::unbounded();
     let (questions, questions_out) = crossbeam_channel::unbounded();
@@ -95,6 +99,7 @@ pub fn start(
         mesh: mesh.clone(),
         health: health.clone(),
         stats: stats.clone(),
+        space,
     };
     let named = |name: String| thread::Builder::new().name(name);
     let mut threads = vec![named("log-writer".to_owned()).spawn(move || writer.run())?];
@@ -107,6 +112,11 @@ pub fn start(
 }
 
 impl Threads {
+    /// The log, as long as it is open.
+    pub fn store(&self) -> Weak<dyn Log> {
+        Arc::downgrade(&self.log)
+    }
+
     /// Waits for the threads to end, and gives the log back to be closed. All [`ShardLog`]s must be
     /// gone.
     pub fn join(self) -> Arc<dyn Log> {
@@ -146,6 +156,7 @@ impl Writer {
         let mut batches = Vec::new();
         let mut last_sync = Instant::now();
         let mut unsynced = false;
+        let mut unseen = 0;
         loop {
             match self.next(last_sync, unsynced) {
                 Ok(turn) => turns.push(turn),
@@ -159,6 +170,8 @@ impl Writer {
                 self.commit(&turns, &batches);
                 self.publish(&turns);
                 unsynced = true;
+                unseen += batches.iter().map(|batch| batch.bytes() as u64).sum::<u64>();
+                self.look(&mut unseen);
             }
             for (turn, mut batch) in turns.drain(..).zip(batches.drain(..)) {
                 batch.clear();
@@ -213,6 +226,19 @@ impl Writer {
         }
     }
 
+    /// Looks at the disk when so much was written that the reserve might be reached.
+    fn look(&self, unseen: &mut u64) {
+        if *unseen >= LOOK_BYTES
+            && let Some(space) = &self.space
+        {
+            *unseen = 0;
+            if let Err(error) = space.look() {
+                // The supervisor looks too, and says so.
+                tracing::debug!(%error, "the room on the disk is not known");
+            }
+        }
+    }
+
     fn sync(&self) {
         self.health.set_committing(true);
         if let Err(error) = self.log.sync() {
@@ -243,9 +269,97 @@ pub fn cause(error: &LogError) -> Cause {
     match error {
         LogError::Locked { .. } => Cause::StoreLocked,
         LogError::NotAStore { .. } | LogError::Format { .. } => Cause::Config,
-        LogError::Hole(_) | LogError::Corrupt { .. } | LogError::Collision { .. } => {
-            Cause::LogDamaged
-        }
+        LogError::Hole(_)
+        | LogError::Repairing { .. }
+        | LogError::Corrupt { .. }
+        | LogError::Collision { .. } => Cause::LogDamaged,
         LogError::Read(_) | LogError::Write(_) => Cause::LogFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use ringpost_core::event::Entry;
+    use ringpost_storage::{Fake, FakeSeed, Gauges, Opening};
+
+    use super::*;
+
+    /// A log that says when it is synced, and waits until it may be.
+    struct Watched {
+        log: Fake,
+        syncs: Sender<()>,
+        may: Mutex<Receiver<()>>,
+    }
+
+    impl Log for Watched {
+        fn opening(&self) -> &Opening {
+            self.log.opening()
+        }
+
+        fn commit(&self, batches: &[Batch]) -> Result<(), LogError> {
+            self.log.commit(batches)
+        }
+
+        fn sync(&self) -> Result<(), LogError> {
+            self.syncs.send(()).expect("the test listens");
+            self.may.lock().expect("no panic").recv().expect("the test says when");
+            self.log.sync()
+        }
+
+        fn load_cached(&self, load: &Load) -> Result<Option<Loaded>, LogError> {
+            self.log.load_cached(load)
+        }
+
+        fn load(&self, load: &Load) -> Result<Loaded, LogError> {
+            self.log.load(load)
+        }
+
+        fn set_room(&self, free: u64) -> Result<(), LogError> {
+            self.log.set_room(free)
+        }
+
+        fn gauges(&self) -> Gauges {
+            self.log.gauges()
+        }
+    }
+
+    #[test]
+    fn the_writer_syncs_by_its_timer_and_at_the_end() {
+        const DEADLINE: Duration = Duration::from_secs(30);
+        for durability in [Durability::Interval(1), Durability::Interval(3_600_000), Durability::Os]
+        {
+            let (syncs, synced) = crossbeam_channel::unbounded();
+            let (allow, may) = crossbeam_channel::unbounded();
+            let log = Fake::new(FakeSeed::default());
+            let log = Arc::new(Watched { log, syncs, may: Mutex::new(may) });
+            let (mesh, inboxes) = Mesh::new(1).expect("a descriptor");
+            let (health, stats) = (Health::default(), Stats::new(1));
+            let (threads, mut ends) =
+                start(log, durability, &mesh, &health, &stats, None).expect("threads");
+            for turn in 1..=3 {
+                let lease = Entry::IdLease { shard: ShardId(0), second: turn as u32 };
+                let effects = Effects { turn, entries: vec![lease], ..Effects::default() };
+                ends[0].hand_over(&effects);
+                let began = Instant::now();
+                while inboxes[0].durable() < turn {
+                    // Told before the sync, which this test does not let happen yet.
+                    assert!(began.elapsed() < DEADLINE, "{durability}: turn {turn} is not told");
+                    thread::yield_now();
+                }
+                if durability == Durability::Interval(1) {
+                    synced.recv_timeout(DEADLINE).expect("the timer's sync");
+                    allow.send(()).expect("it waits");
+                } else {
+                    assert!(synced.is_empty(), "{durability}: not before its time");
+                }
+            }
+            ends.clear();
+            synced.recv_timeout(DEADLINE).expect("the sync at the end");
+            allow.send(()).expect("it waits");
+            drop(threads.join());
+            assert!(synced.is_empty(), "{durability}: once at the end");
+        }
     }
 }

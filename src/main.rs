@@ -2,13 +2,16 @@
 //! 2: wrong usage or configuration; others: see [`fatal::Cause`].
 
 mod accept;
+mod address;
 mod bounds;
+mod check_config;
 mod cli;
 mod config;
 mod conn;
 mod control;
 mod doctor;
 mod engine;
+mod example;
 mod fatal;
 mod flush;
 mod health;
@@ -18,9 +21,13 @@ mod mesh;
 mod out;
 mod pool;
 mod processor;
+mod reload;
+mod repair;
 mod secrets;
 mod serve;
+mod settings;
 mod shard_thread;
+mod space;
 mod stats;
 mod sys;
 mod table;
@@ -37,11 +44,12 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cli::{CliError, Request};
-use config::Config;
-use control::auth::ApiKeys;
+use config::{Config, Sources};
 use doctor::Verdict;
 use fatal::Cause;
-use token::{Grant, SecretError, Tokens};
+use reload::Reloader;
+use serve::Bound;
+use token::{Grant, KeyError};
 
 /// Per-thread heaps: what a shard allocates it also frees, and no shard waits for another.
 #[global_allocator]
@@ -57,8 +65,19 @@ fn main() -> ExitCode {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match cli::parse(std::env::args_os(), variables) {
-        Ok(Request::Serve(config)) => serve(&config),
+        Ok(Request::Serve { config, sources }) => serve(*config, &sources),
         Ok(Request::Token { config, grant }) => print_token(&config, &grant),
+        Ok(Request::CheckConfig { sources, json }) => {
+            let (text, good) = check_config::check(&sources, json);
+            print(&text, good)
+        }
+        Ok(Request::ExampleConfig) => print(&example::text(), true),
+        Ok(Request::Doctor { shards, connections, json }) => {
+            let findings = doctor::examine(shards, connections);
+            let fit = findings.iter().all(|finding| finding.verdict != Verdict::Fatal);
+            print(&doctor::report(&findings, json), fit)
+        }
+        Ok(Request::Repair(request)) => repair(&request),
         Err(CliError::Usage(error)) => {
             // Nothing can be told to a terminal that has gone away.
             let _unheard = error.print();
@@ -72,25 +91,27 @@ fn main() -> ExitCode {
 }
 
 /// Checks the machine, fetches or makes the secrets, and runs the server to its end.
-fn serve(config: &Config) -> ExitCode {
-    logging::start(config.log);
+fn serve(config: Config, sources: &Sources) -> ExitCode {
+    let level = logging::start(config.log);
     if !machine_is_fit(config.shards) {
         return Cause::Environment.into();
     }
-    let (tokens, api) = match prepare(config) {
-        Ok(prepared) => prepared,
+    let live = match reload::prepare(&config) {
+        Ok(live) => live,
         Err(error) => {
             tracing::error!("{error}");
             return Cause::Config.into();
         }
     };
-    serve::serve(config, Box::new(tokens), api, |bound| {
+    let announce = |bound: &Bound| {
         let generated = config.auth.is_empty().then_some(config.data.as_path());
         let listen = bound.listen.first().expect("at least one listener is configured");
         let text = welcome::text(*listen, bound.api, &config.routes, generated);
         // The server does not need anybody to read it.
         let _unheard = io::stderr().write_all(text.as_bytes());
-    })
+    };
+    let mut reloader = Reloader::new(sources, config.clone(), level);
+    serve::serve(&config, live, announce, || reloader.reload())
 }
 
 /// Logs what the machine lacks; `false` when the server cannot work on it.
@@ -109,22 +130,16 @@ fn machine_is_fit(shards: u16) -> bool {
     fit
 }
 
-/// The keys of tokens and of the API, from the configuration or the data directory.
-fn prepare(config: &Config) -> Result<(Tokens, control::Setup), SecretError> {
-    let in_data = |name: &str| -> Result<String, SecretError> {
-        let path = config.data.join(name);
-        let wrong = |problem| SecretError { path: path.clone(), problem };
-        secrets::create_private_directory(&config.data).map_err(wrong)?;
-        let (secret, made) = secrets::load_or_create(&path).map_err(wrong)?;
-        if made {
-            tracing::info!(path = %path.display(), "made a secret, readable by this user alone");
+/// Prints what was asked for; the exit status says whether all is well.
+fn print(text: &str, good: bool) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) if good => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(FAILED),
+        Err(error) => {
+            eprintln!("ringpost: standard output: {error}");
+            ExitCode::from(FAILED)
         }
-        Ok(secret)
-    };
-    let (tokens, signer) = token::keys(&config.auth, || in_data(secrets::TOKEN_SECRET))?;
-    let keys = ApiKeys::new(&config.api.keys, || in_data(secrets::API_KEY))?;
-    let metrics_public = config.metrics.public;
-    Ok((tokens, control::Setup { keys, signer, metrics_public }))
+    }
 }
 
 /// Prints a token alone, so that `$(ringpost token …)` is one.
@@ -133,7 +148,13 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
     let wall_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let secret = || load_secret(&config.data.join(secrets::TOKEN_SECRET));
     let token = match token::keys(&config.auth, secret) {
-        Ok((_, signer)) => signer.mint(wall_ms, grant),
+        Ok((_, Some(signer))) => signer.mint(wall_ms, grant),
+        Ok((_, None)) => {
+            eprintln!(
+                "ringpost: auth: tokens are minted with a secret, and there are public keys only"
+            );
+            return ExitCode::from(FAILED);
+        }
         Err(error) => {
             eprintln!("ringpost: {error}");
             if error.problem.kind() == io::ErrorKind::NotFound {
@@ -143,13 +164,7 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
         }
     };
     match token {
-        Ok(token) => match writeln!(io::stdout(), "{token}") {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("ringpost: standard output: {error}");
-                ExitCode::from(FAILED)
-            }
-        },
+        Ok(token) => print(&format!("{token}\n"), true),
         Err(error) => {
             eprintln!("ringpost: {error}");
             ExitCode::from(USAGE)
@@ -157,6 +172,18 @@ fn print_token(config: &Config, grant: &Grant) -> ExitCode {
     }
 }
 
-fn load_secret(path: &Path) -> Result<String, SecretError> {
-    secrets::load(path).map_err(|problem| SecretError { path: path.to_owned(), problem })
+/// Tells what a repair has found or done.
+fn repair(request: &repair::Request) -> ExitCode {
+    match repair::run(request, &mut io::stdout()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn load_secret(path: &Path) -> Result<String, KeyError> {
+    secrets::load(path).map_err(|problem| KeyError::new(secrets::TOKEN_SECRET, path, problem))
 }

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -22,6 +23,7 @@ use ringpost_core::ids::ShardId;
 use ringpost_core::session::Hello;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::settings::Settings;
 use crate::sys;
 
 /// Questions of the control plane that are not answered yet; the next is told [`AskError::Busy`].
@@ -55,6 +57,13 @@ pub enum Parcel {
     },
     /// All shards are ready: accept connections.
     Open,
+    /// What the operator has changed, for everybody who connects from now on.
+    Settings(Arc<Settings>),
+    /// The store's disk is down to its reserve (`low`), or has room again.
+    Space {
+        /// See [`ringpost_core::Input::Space`].
+        low: bool,
+    },
     /// The process ends, step by step.
     End(EndStep),
 }
@@ -64,6 +73,8 @@ pub enum Parcel {
 pub struct HandOver {
     /// The socket, without an operation in flight.
     pub fd: OwnedFd,
+    /// The client's.
+    pub address: IpAddr,
     /// What was read behind the upgrade request.
     pub unread: Vec<u8>,
     /// Who connects.
@@ -187,6 +198,11 @@ impl Mesh {
         let home = operation.slot().shard(self.shards());
         self.send(home, Parcel::Ask { operation, answer });
         answered.await.map_err(|_dropped_at_the_end| AskError::Ending)
+    }
+
+    /// Questions of the control plane that wait for their answer.
+    pub fn asks(&self) -> usize {
+        ASKS_MAX - self.0.asks.available_permits()
     }
 
     /// Puts the same parcel into every shard's inbox.

@@ -24,14 +24,28 @@ pub fn create_private_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// The text of this file.
+///
+/// # Errors
+/// Those of reading; [`io::ErrorKind::InvalidData`] when it is longer than this, or not text.
+pub fn read(path: &Path, bytes_max: usize) -> io::Result<String> {
+    let mut text = String::new();
+    // One byte more than allowed shows that there is too much, without reading all of it.
+    File::open(path)?.take(bytes_max as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > bytes_max {
+        let problem = format!("must have at most {bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+    }
+    Ok(text)
+}
+
 /// The secret in this file, without white space at its end.
 ///
 /// # Errors
-/// Those of reading; [`io::ErrorKind::InvalidData`] when it is empty, too long, or not text.
+/// Those of [`read`]; [`io::ErrorKind::InvalidData`] when it is empty.
 pub fn load(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    // One byte more than allowed shows that there is too much, without reading all of it.
-    File::open(path)?.take(SECRET_BYTES_MAX as u64 + 2).read_to_string(&mut text)?;
+    // A line end of two bytes does not count.
+    let mut text = read(path, SECRET_BYTES_MAX + 2)?;
     text.truncate(text.trim_end().len());
     if text.is_empty() || text.len() > SECRET_BYTES_MAX {
         return Err(io::Error::new(

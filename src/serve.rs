@@ -11,10 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ringpost_core::ShardConfig;
-use ringpost_core::admit::TokenCheck;
 use ringpost_storage::{Durability, Log, Opening, Options, Rocks};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::address::Addresses;
 use crate::bounds::{
     BACKLOG, Bounds, CLOSE_MS_MAX, DESCRIPTORS_RESERVED, QUIET_MS_MAX, SEND_BUFFER_BYTES,
 };
@@ -23,9 +23,12 @@ use crate::control::{self, Control};
 use crate::fatal::{self, Cause};
 use crate::health::{COMMIT_MS_MAX, Health};
 use crate::mesh::{Census, EndStep, Inbox, Mesh, Parcel};
+use crate::settings::Settings;
 use crate::shard_thread::{self, Common, Setup};
+use crate::space::Space;
 use crate::stats::Stats;
-use crate::{log, sys};
+use crate::sys::Signal;
+use crate::{log, secrets, sys};
 
 /// How often the supervisor looks at what cannot tell it by itself.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,13 +44,22 @@ pub struct Bound {
     pub api: SocketAddr,
 }
 
+/// What may change while the server runs.
+pub struct Live {
+    /// For the shards.
+    pub settings: Settings,
+    /// For the HTTP API.
+    pub api: control::Setup,
+}
+
 /// Serves until a signal ends it: exit status 0. Whatever prevents that ends the process with the
-/// status of its [`Cause`]. `announce` is called once, when all listeners are open.
+/// status of its [`Cause`]. `announce` is called once, when all listeners are open; `reload` at
+/// each SIGHUP, and what it returns is used from then on.
 pub fn serve(
     config: &Config,
-    tokens: Box<dyn TokenCheck + Send + Sync>,
-    api: control::Setup,
+    live: Live,
     announce: impl FnOnce(&Bound),
+    reload: impl FnMut() -> Option<Live>,
 ) -> ExitCode {
     fatal::exit_on_panic();
     let began = Instant::now();
@@ -64,10 +76,11 @@ pub fn serve(
     }
     let store = open(config);
     let opening = store.opening().clone();
-    let mut server = Server::start(config, store, tokens, files, began)
+    let mut server = Server::start(config, store, files, began)
         .unwrap_or_else(|error| environment("a thread or its doorbell cannot be made", error));
-    server.start_shards(config, &opening);
-    server.open_api(api).unwrap_or_else(|error| environment("the HTTP API cannot start", error));
+    server.start_shards(config, &opening, live.settings);
+    let opened = server.open_api(live.api);
+    opened.unwrap_or_else(|error| environment("the HTTP API cannot start", error));
     if server.open_listeners() {
         let bound = &server.bound;
         write_ready_file(config.ready_file.as_deref(), bound);
@@ -77,13 +90,21 @@ pub fn serve(
             ready_ms = began.elapsed().as_millis() as u64, "ready"
         );
         announce(bound);
-        server.supervise();
+        server.supervise(reload);
     }
     server.end(Duration::from_secs(config.drain_s.into()))
 }
 
 fn open(config: &Config) -> Arc<dyn Log> {
-    let options = Options { durability: durability(config), ..Options::default() };
+    if let Err(error) = secrets::create_private_directory(&config.data) {
+        let what = format!("the directory {} cannot be made: {error}", config.data.display());
+        fatal::exit(Cause::Environment, &what);
+    }
+    let options = Options {
+        durability: durability(config),
+        wal_bytes_max: config.reserve.wal_bytes_max(disk_bytes(config)),
+        ..Options::default()
+    };
     match Rocks::open(&config.data, options) {
         Ok(store) => {
             tracing::info!(data = %config.data.display(), "store: {}", store.opening().recovery);
@@ -92,6 +113,18 @@ fn open(config: &Config) -> Arc<dyn Log> {
         Err(error) => {
             let what = format!("the store {} cannot be opened: {error}", config.data.display());
             fatal::exit(log::cause(&error), &what)
+        }
+    }
+}
+
+/// The size of the store's disk.
+fn disk_bytes(config: &Config) -> u64 {
+    match sys::disk(&config.data) {
+        Ok(disk) => disk.bytes,
+        Err(error) => {
+            let what =
+                format!("the disk of {} cannot be looked at: {error}", config.data.display());
+            fatal::exit(Cause::Environment, &what)
         }
     }
 }
@@ -109,6 +142,8 @@ struct Server {
     mesh: Mesh,
     health: Health,
     stats: Stats,
+    space: Space,
+    store: Arc<dyn Log>,
     common: &'static Common,
     shards: Vec<JoinHandle<()>>,
     /// Until the shards have them.
@@ -124,20 +159,27 @@ impl Server {
     fn start(
         config: &Config,
         store: Arc<dyn Log>,
-        tokens: Box<dyn TokenCheck + Send + Sync>,
         files: u64,
         started: Instant,
     ) -> io::Result<Server> {
         let (mesh, inboxes) = Mesh::new(config.shards)?;
         let health = Health::default();
         let stats = Stats::new(config.shards);
-        let (log, ends) = log::start(store, durability(config), &mesh, &health, &stats)?;
+        let space = Space::new(config.data.clone(), config.reserve, &mesh, &health);
+        // Before anybody could store anything.
+        space.look_for(&*store)?;
+        let looks = Some(space.clone());
+        let (log, ends) =
+            log::start(store.clone(), durability(config), &mesh, &health, &stats, looks)?;
         let (listeners, listen) = bind_all(config);
         let api = bind_api(config.api.listen);
         let bound = Bound { listen, api: api.local_addr()? };
         let common = Common {
             routes: config.routes.clone(),
-            tokens,
+            listeners: config.listeners.clone(),
+            addresses: Addresses::new(seeds()?),
+            dialects: config.dialects.clone(),
+            deflate: config.deflate,
             sockets_max: files - DESCRIPTORS_RESERVED,
             bounds: Bounds::default(),
             stats: stats.clone(),
@@ -147,6 +189,8 @@ impl Server {
             mesh,
             health,
             stats,
+            space,
+            store,
             // One for the life of the process, so that no shard counts who uses it.
             common: Box::leak(Box::new(common)),
             shards: Vec::new(),
@@ -159,7 +203,8 @@ impl Server {
         })
     }
 
-    fn start_shards(&mut self, config: &Config, opening: &Opening) {
+    fn start_shards(&mut self, config: &Config, opening: &Opening, settings: Settings) {
+        let settings = Arc::new(settings);
         let cpus = cpus_for(config.shards);
         let listeners = std::mem::take(&mut self.listeners);
         for ((inbox, log), listeners) in self.idle.drain(..).zip(listeners) {
@@ -178,10 +223,14 @@ impl Server {
                 } else {
                     u64::from(config.presence_quiet_s) * 1_000
                 },
+                revoke_within_ms: config.revoke_within_s * 1_000,
+                deflate_level: config.deflate_level,
                 dialects: config.dialects.clone(),
+                rates: config.rates,
             };
             let cpu = cpus.as_ref().map(|cpus| cpus[usize::from(shard.0)]);
-            let setup = Setup { inbox, log, core, listeners, common: self.common, cpu };
+            let (common, settings) = (self.common, settings.clone());
+            let setup = Setup { inbox, log, core, listeners, common, settings, cpu };
             let thread = thread::Builder::new().name(format!("shard-{}", shard.0));
             match thread.spawn(move || shard_thread::run(setup)) {
                 Ok(thread) => self.shards.push(thread),
@@ -197,6 +246,8 @@ impl Server {
             mesh: self.mesh.clone(),
             health: self.health.clone(),
             stats: self.stats.clone(),
+            store: self.log.store(),
+            epoch: self.store.opening().epoch,
         };
         let listener = self.api.take().expect("bound by `start`");
         self.control = Some(Control::start(listener, setup, process)?);
@@ -204,10 +255,11 @@ impl Server {
     }
 
     /// Lets clients in, once every shard has its lease of ids in the log: before that it could not
-    /// store what another shard sends it. `false`: a signal came first.
+    /// store what another shard sends it. `false`: a signal to end came first. (What a signal to
+    /// reload wants was read a moment ago.)
     fn open_listeners(&self) -> bool {
         while self.mesh.census().busy > 0 {
-            if sys::next_signal(LOOK_SOON) {
+            if sys::next_signal(LOOK_SOON) == Some(Signal::End) {
                 return false;
             }
         }
@@ -215,10 +267,21 @@ impl Server {
         true
     }
 
-    /// Waits for a signal, and says so once when a commit hangs.
-    fn supervise(&self) {
+    /// Waits for a signal to end, reloads at the others, and looks at the disk, and says so once when
+    /// a commit hangs.
+    fn supervise(&self, mut reload: impl FnMut() -> Option<Live>) {
         let mut told = false;
-        while !sys::next_signal(LOOK) {
+        let mut unknown = false;
+        loop {
+            match sys::next_signal(LOOK) {
+                Some(Signal::End) => return,
+                Some(Signal::Reload) => {
+                    if let Some(live) = reload() {
+                        self.change(live);
+                    }
+                }
+                None => {}
+            }
             let age = self.health.commit_age();
             let hangs = age >= Duration::from_millis(COMMIT_MS_MAX);
             if hangs && !told {
@@ -228,7 +291,22 @@ impl Server {
                 tracing::info!("commits go on");
             }
             told = hangs;
+            if let Err(error) = self.space.look_for(&*self.store)
+                && !std::mem::replace(&mut unknown, true)
+            {
+                tracing::error!(%error, "the room on the disk is not known any more");
+            }
         }
+    }
+
+    /// Gives what has changed to those who use it.
+    fn change(&self, live: Live) {
+        let settings = Arc::new(live.settings);
+        self.mesh.send_all(|| Parcel::Settings(settings.clone()));
+        if let Some(control) = &self.control {
+            control.set(live.api);
+        }
+        tracing::info!("reloaded: the new settings are for whoever comes from now on");
     }
 
     /// Ends in order: see [`EndStep`].
@@ -250,6 +328,7 @@ impl Server {
         for shard in self.shards {
             shard.join().expect("a panic ends the process");
         }
+        drop(self.store);
         let log = self.log.join();
         assert!(Arc::strong_count(&log) == 1, "the log closes when nobody uses it any more");
         drop(log);
@@ -280,7 +359,7 @@ impl Server {
 /// Whatever the end waits for: a second signal ends the process at once.
 fn end_at_second_signal() {
     let waits = thread::Builder::new().name("second-signal".to_owned()).spawn(|| {
-        while !sys::next_signal(LOOK) {}
+        while sys::next_signal(LOOK) != Some(Signal::End) {}
         fatal::exit(Cause::SecondSignal, "ended at once by a second signal");
     });
     if let Err(error) = waits {
@@ -344,6 +423,12 @@ fn cpus_for(shards: u16) -> Option<Vec<usize>> {
     let cpus = sys::allowed_cpus();
     let first = cpus.len().checked_sub(usize::from(shards)).filter(|left| *left > 0)?;
     Some(cpus[first..].to_vec())
+}
+
+/// Numbers that nobody outside knows.
+fn seeds() -> io::Result<[u64; 2]> {
+    let seed = || getrandom::u64().map_err(io::Error::other);
+    Ok([seed()?, seed()?])
 }
 
 /// Says where the server is, in a file that appears whole.

@@ -9,24 +9,30 @@ use std::collections::{HashMap, VecDeque};
 use std::future;
 use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use monoio::io::Canceller;
 use monoio::{IoUringDriver, RuntimeBuilder};
-use ringpost_core::admit::{Route, TokenCheck};
+use ringpost_core::admit::Route;
+use ringpost_core::dialect;
 use ringpost_core::event::{Answer, ControlId};
 use ringpost_core::ids::ConnId;
+use ringpost_core::ws::deflate::Inflater;
 use ringpost_core::{Now, Shard, ShardConfig};
 use tokio::sync::oneshot;
 
+use crate::address::Addresses;
 use crate::bounds::{Bounds, READ_BYTES, READS_MAX};
+use crate::config::Listener;
 use crate::engine::Engine;
 use crate::fatal::{self, Cause};
 use crate::log::ShardLog;
 use crate::mesh::{EndStep, Inbox};
 use crate::out::{self, Out};
 use crate::pool::Pool;
+use crate::settings::Settings;
 use crate::stats::{ShardStats, Stats};
 use crate::sys::Socket;
 use crate::table::Table;
@@ -48,6 +54,8 @@ pub struct Setup {
     pub listeners: Vec<TcpListener>,
     /// What all shards have in common.
     pub common: &'static Common,
+    /// What may change while it runs.
+    pub settings: Arc<Settings>,
     /// The processor to stay on.
     pub cpu: Option<usize>,
 }
@@ -56,8 +64,14 @@ pub struct Setup {
 pub struct Common {
     /// Which dialect is spoken where.
     pub routes: Vec<Route>,
-    /// Checks tokens.
-    pub tokens: Box<dyn TokenCheck + Send + Sync>,
+    /// The listeners, in the order of those of each shard.
+    pub listeners: Vec<Listener>,
+    /// What client addresses have caused lately.
+    pub addresses: Addresses,
+    /// What the dialects let an operator set.
+    pub dialects: dialect::Settings,
+    /// Whether clients that offer compression get it.
+    pub deflate: bool,
     /// Connections and upgrade requests that all shards together may hold.
     pub sockets_max: u64,
     /// What it takes before patience ends.
@@ -74,6 +88,8 @@ pub struct Local {
     pub inbox: Inbox,
     /// What all shards have in common.
     pub common: &'static Common,
+    /// What the operator may have changed.
+    pub settings: RefCell<Arc<Settings>>,
     /// The core and its turns.
     pub engine: RefCell<Engine>,
     /// The connections that live here.
@@ -96,6 +112,8 @@ pub struct Local {
     pub asks: RefCell<HashMap<ControlId, oneshot::Sender<Answer>>>,
     /// Buffers for reads.
     pub read_pool: RefCell<ReadPool>,
+    /// Undoes the compression of messages, one at a time.
+    pub inflater: RefCell<Inflater>,
     /// Buffers for writes.
     pub out_pool: RefCell<Pool>,
     /// What connections hold of messages and frames that are not whole or not taken.
@@ -272,13 +290,14 @@ async fn main(setup: Setup) {
 
 impl Local {
     fn new(setup: Setup) -> Local {
-        let Setup { inbox, log, core, listeners, common, cpu: _ } = setup;
+        let Setup { inbox, log, core, listeners, common, settings, cpu: _ } = setup;
         Local {
             engine: RefCell::new(Engine::new(Shard::new(core), log)),
             turn: RefCell::new(turn::State::new(inbox.mesh().shards())),
             watch: RefCell::default(),
             inbox,
             common,
+            settings: RefCell::new(settings),
             conns: RefCell::default(),
             handshakes: RefCell::default(),
             handshakes_due: RefCell::default(),
@@ -289,6 +308,7 @@ impl Local {
             parked: RefCell::default(),
             asks: RefCell::default(),
             read_pool: RefCell::new(ReadPool::new()),
+            inflater: RefCell::default(),
             out_pool: RefCell::new(out::pool()),
             unfinished: Cell::new(0),
             listeners: RefCell::new(listeners.into_iter().map(Rc::new).collect()),

@@ -67,6 +67,8 @@ pub struct ShardStats {
     pub accepted: Counter,
     /// Upgrade requests refused here.
     pub refused: Counter,
+    /// Of these, over a limit of their address.
+    pub limited: Counter,
     /// accept(2) that failed, and sockets dropped because descriptors ran short.
     pub accept_errors: Counter,
     /// Bytes read from sockets.
@@ -75,6 +77,14 @@ pub struct ShardStats {
     pub bytes_out: Counter,
     /// WebSocket messages read.
     pub messages_in: Counter,
+    /// Bytes of compressed messages read.
+    pub inflated_from_bytes: Counter,
+    /// What they inflated to.
+    pub inflated_bytes: Counter,
+    /// Bytes of frames before they were compressed; a frame counts once for all its receivers.
+    pub deflated_from_bytes: Counter,
+    /// The same after it.
+    pub deflated_bytes: Counter,
     /// Writes that the core gave to connections: frames and handshake answers.
     pub writes_out: Counter,
     /// Writes to sockets; several frames may leave in one.
@@ -107,6 +117,16 @@ pub struct ShardStats {
     pub unfinished_bytes: Counter,
     /// Bytes that wait to be written to sockets.
     pub queued_bytes: Counter,
+    /// Users in the core's memory: connected, or with something under way.
+    pub users: Counter,
+    /// Conversations in the core's memory.
+    pub conversations: Counter,
+    /// Requests taken from sockets and not answered yet.
+    pub requests: Counter,
+    /// Loads without an answer yet.
+    pub loads_waiting: Counter,
+    /// Devices that catch up, or wait for it.
+    pub catch_ups: Counter,
 }
 
 /// The log's counters, written by its writer thread.

@@ -2,11 +2,14 @@
 //! `unsafe` is here. Nothing here decides anything.
 
 use std::cell::UnsafeCell;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -150,19 +153,50 @@ pub fn allowed_cpus() -> Vec<usize> {
     cpus.filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
 }
 
+/// The size of a file system, and what of it a process without privileges may still take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Disk {
+    /// All of it.
+    pub bytes: u64,
+    /// What is left.
+    pub free: u64,
+}
+
+/// The file system that `path` lies in.
+pub fn disk(path: &Path) -> io::Result<Disk> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends with a zero byte, and `stat` is a valid place for the answer.
+    check(unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } as isize)?;
+    // SAFETY: the call has succeeded, so it has filled all of it.
+    let stat = unsafe { stat.assume_init() };
+    let blocks = |count: u64| count.saturating_mul(stat.f_frsize);
+    Ok(Disk { bytes: blocks(stat.f_blocks), free: blocks(stat.f_bavail) })
+}
+
+/// What a signal asks the process for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: to end.
+    End,
+    /// SIGHUP: to read its configuration again.
+    Reload,
+}
+
 /// The signals that [`next_signal`] waits for.
 fn signal_set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set, which sigaddset then changes.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
         set.assume_init()
     }
 }
 
-/// Keeps SIGTERM and SIGINT for [`next_signal`], in this thread and those it starts from now on.
+/// Keeps these signals for [`next_signal`], in this thread and those it starts from now on.
 pub fn hold_signals() -> io::Result<()> {
     let set = signal_set();
     // SAFETY: `set` is initialised; the old mask is not asked for.
@@ -172,8 +206,8 @@ pub fn hold_signals() -> io::Result<()> {
     }
 }
 
-/// Waits for SIGTERM or SIGINT, at most so long; `true`: one came.
-pub fn next_signal(timeout: Duration) -> bool {
+/// Waits for a signal, at most so long.
+pub fn next_signal(timeout: Duration) -> Option<Signal> {
     let set = signal_set();
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs() as libc::time_t,
@@ -181,7 +215,32 @@ pub fn next_signal(timeout: Duration) -> bool {
     };
     // SAFETY: both are initialised and only read; the signal's details are not asked for. Errors
     // are EAGAIN and EINTR: none came.
-    unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &timeout) > 0 }
+    match unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &timeout) } {
+        libc::SIGHUP => Some(Signal::Reload),
+        signal => (signal > 0).then_some(Signal::End),
+    }
+}
+
+/// Memory that the allocator holds from the kernel, written to or not: now, and at most so far.
+pub fn allocated_bytes() -> (u64, u64) {
+    unsafe extern "C" {
+        /// mimalloc's, which is linked in as the process's allocator (`mimalloc.h`).
+        fn mi_process_info(
+            elapsed_ms: *mut usize,
+            user_ms: *mut usize,
+            system_ms: *mut usize,
+            resident: *mut usize,
+            resident_peak: *mut usize,
+            committed: *mut usize,
+            committed_peak: *mut usize,
+            page_faults: *mut usize,
+        );
+    }
+    let none = std::ptr::null_mut();
+    let (mut now, mut peak) = (0, 0);
+    // SAFETY: every argument may be null, and the two that are not are places for a size_t.
+    unsafe { mi_process_info(none, none, none, none, none, &mut now, &mut peak, none) };
+    (now as u64, peak as u64)
 }
 
 /// Ends the process without running anything else: no destructor of another language's library

@@ -3,6 +3,9 @@
 //! Everything waits for what it needs with one generous deadline; nothing sleeps to let something
 //! happen.
 
+#[path = "../tests/common/keys.rs"]
+pub mod keys;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,18 +14,22 @@ use std::time::{Duration, Instant};
 
 use ringpost_core::ShardConfig;
 use ringpost_core::admit::{Claims, Route, TokenCheck, TokenFault};
-use ringpost_core::dialect::Settings;
+use ringpost_core::dialect;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
+use ringpost_core::rate::RateLimits;
 use ringpost_core::relations::PrivatePolicy;
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
 
+use crate::address::{Addresses, Rules};
 use crate::bounds::Bounds;
+use crate::config::Listener;
 use crate::health::Health;
 use crate::log::{self, Threads};
 use crate::mesh::{EndStep, Mesh, Parcel};
 use crate::serve;
+use crate::settings::Settings;
 use crate::shard_thread::{self, Common, Setup};
 use crate::stats::{Counter, ShardStats, Stats};
 
@@ -39,12 +46,14 @@ pub struct Shards {
     pub mesh: Mesh,
     /// Their counters.
     pub stats: Stats,
+    /// What they have in common.
+    pub common: &'static Common,
     threads: Vec<JoinHandle<()>>,
     log_threads: Option<Threads>,
 }
 
 /// Takes the user's id as a token.
-struct AnyToken;
+pub struct AnyToken;
 
 impl TokenCheck for AnyToken {
     fn check(&self, _wall_ms: u64, token: &str) -> Result<Claims, TokenFault> {
@@ -61,22 +70,42 @@ impl Shards {
 
     /// With other bounds, and a limit of sockets.
     pub fn start_with(shards: u16, bounds: Bounds, sockets_max: u64) -> Shards {
+        let any = Listener::at(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Shards::start_at(shards, bounds, sockets_max, any, Rules::default())
+    }
+
+    /// With another listener, and rules for addresses.
+    pub fn start_at(
+        shards: u16,
+        bounds: Bounds,
+        sockets_max: u64,
+        listener: Listener,
+        rules: Rules,
+    ) -> Shards {
         let log = Arc::new(Fake::new(FakeSeed::default()));
         let (mesh, inboxes) = Mesh::new(shards).expect("descriptors");
         let stats = Stats::new(shards);
         let health = Health::default();
         let (log_threads, ends) =
-            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats).expect("threads");
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (listeners, addr) = listeners(any, shards);
+            log::start(log.clone(), Durability::Fsync, &mesh, &health, &stats, None)
+                .expect("threads");
+        let (listeners, addr) = listeners(listener.address, shards);
         let common: &'static Common = Box::leak(Box::new(Common {
             routes: vec![Route { path: "/ws".to_owned(), dialect: Dialect::Imboy }],
-            tokens: Box::new(AnyToken),
+            listeners: vec![listener],
+            addresses: Addresses::new([1, 2]),
+            dialects: dialect::Settings::default(),
+            deflate: true,
             sockets_max,
             bounds,
             stats: stats.clone(),
             started: Instant::now(),
         }));
+        let settings = Arc::new(Settings {
+            tokens: Box::new(AnyToken),
+            address: rules,
+            rates: RateLimits::default(),
+        });
         let threads =
             inboxes.into_iter().zip(ends).zip(listeners).map(|((inbox, log), listener)| {
                 let core = ShardConfig {
@@ -88,16 +117,20 @@ impl Shards {
                     auto_create_users: true,
                     private_policy: PrivatePolicy::default(),
                     presence_quiet_ms: 0,
-                    dialects: Settings::default(),
+                    revoke_within_ms: 120_000,
+                    deflate_level: 1,
+                    dialects: dialect::Settings::default(),
+                    rates: RateLimits::default(),
                 };
                 let listeners = vec![listener];
-                let setup = Setup { inbox, log, core, listeners, common, cpu: None };
+                let settings = settings.clone();
+                let setup = Setup { inbox, log, core, listeners, common, settings, cpu: None };
                 thread::spawn(move || shard_thread::run(setup))
             });
         let threads = threads.collect();
         until(|| mesh.census().busy == 0, || "the shards do not get ready".to_owned());
         mesh.send_all(|| Parcel::Open);
-        Shards { addr, log, mesh, stats, threads, log_threads: Some(log_threads) }
+        Shards { addr, log, mesh, stats, common, threads, log_threads: Some(log_threads) }
     }
 
     /// A connected and accepted client.
@@ -278,7 +311,7 @@ impl Client {
                 Event::Ping(payload) => Got::Ping(payload.to_vec()),
                 Event::Pong(payload) => Got::Pong(payload.to_vec()),
                 Event::Close { code, .. } => Got::Close(code),
-                Event::Blocked => unreachable!("only when asked for"),
+                Event::Compressed { .. } | Event::Blocked => unreachable!("only when asked for"),
             });
             self.bytes.drain(..consumed);
             if let Some(got) = got {

@@ -3,23 +3,26 @@
 //!
 //! Signatures are the library's business (jsonwebtoken; HMACs are compared in constant time), and
 //! nothing of a token is believed before its signature is right. Time comes in as an argument; the
-//! library's own clock is not asked.
+//! library's own clock is not asked. What a key may be is in [`check_key`].
+
+mod check_key;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use ringpost_core::admit::{Claims, TokenCheck, TokenFault};
 use ringpost_core::ids::UserId;
 use ringpost_core::limits::DEVICE_ID_BYTES_MAX;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::tables::{Auth, Secret, check_secret};
+use crate::config::tables::{Auth, TokenKey, check_secret};
 use crate::secrets;
+use check_key::CheckKey;
 
 /// Clocks of those who mint tokens may differ from ours by this much.
 const LEEWAY_MS: u64 = 30_000;
@@ -27,6 +30,10 @@ const LEEWAY_MS: u64 = 30_000;
 const SECONDS_MAX: u64 = 100_000_000_000;
 /// A token may be valid for ten years; longer is a mistake.
 pub const TTL_S_MAX: u64 = 10 * 366 * 86_400;
+/// A PEM file: a key of 4,096 bits and remarks around it.
+const PEM_BYTES_MAX: usize = 16 << 10;
+/// A JWK set with certificates beside its keys, as identity providers publish them.
+const JWKS_BYTES_MAX: usize = 256 << 10;
 
 /// The keys that tokens are checked with. At least one.
 #[derive(Debug)]
@@ -39,10 +46,7 @@ pub struct Tokens {
 struct Key {
     /// Only tokens with this `kid`; `None`: any, and those without.
     kid: Option<String>,
-    /// The one algorithm that this key is for. A token with another is refused, whatever its
-    /// header says (RFC 8725 section 3.1).
-    algorithm: Algorithm,
-    key: DecodingKey,
+    check: CheckKey,
     rules: Rules,
 }
 
@@ -52,62 +56,92 @@ struct Rules {
     require: BTreeMap<String, Value>,
 }
 
-/// A secret cannot be used.
+/// A key of the configuration, or a generated one, cannot be used.
 #[derive(Debug)]
-pub struct SecretError {
+pub struct KeyError {
+    /// Which setting names it.
+    pub setting: &'static str,
     /// The file that it should have come from.
     pub path: PathBuf,
     /// Why it did not.
     pub problem: io::Error,
 }
 
-impl std::fmt::Display for SecretError {
+impl std::fmt::Display for KeyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "secret {}: {}", self.path.display(), self.problem)
+        write!(f, "{}: {}: {}", self.setting, self.path.display(), self.problem)
     }
 }
 
-impl std::error::Error for SecretError {}
+impl std::error::Error for KeyError {}
 
 /// The checking and the minting side of the configured keys; with none configured, of the
-/// generated secret that the closure fetches.
+/// generated secret that the closure fetches. Tokens are minted with the first secret; public keys
+/// alone mint none.
 ///
 /// # Errors
-/// A secret's file cannot be read, or holds none.
+/// A key's file cannot be read, or holds none.
 pub fn keys(
     auth: &[Auth],
-    generated: impl FnOnce() -> Result<String, SecretError>,
-) -> Result<(Tokens, Signer), SecretError> {
-    let mut pairs = Vec::new();
+    generated: impl FnOnce() -> Result<String, KeyError>,
+) -> Result<(Tokens, Option<Signer>), KeyError> {
+    let mut tokens = Tokens { keys: Vec::new() };
+    let mut signer = None;
     if auth.is_empty() {
         let rules = Rules { user_claim: "sub".to_owned(), require: BTreeMap::new() };
-        pairs.push(hs256(None, &generated()?, rules));
+        signer = Some(tokens.add_secret(None, &generated()?, rules));
     }
-    for Auth { kid, secret, user_claim, require } in auth {
-        let secret = match secret {
-            Secret::Inline(secret) => secret.clone(),
-            Secret::File(path) => {
-                let wrong = |problem| SecretError { path: path.clone(), problem };
+    for Auth { kid, key, user_claim, require } in auth {
+        let rules = Rules { user_claim: user_claim.clone(), require: require.clone() };
+        match key {
+            TokenKey::Secret(secret) => {
+                let new = tokens.add_secret(kid.clone(), secret, rules);
+                signer = signer.or(Some(new));
+            }
+            TokenKey::SecretFile(path) => {
+                let wrong = |problem| KeyError::new("auth.secret_file", path, problem);
                 let secret = secrets::load(path).map_err(wrong)?;
                 check_secret(&secret).map_err(|problem| wrong(io::Error::other(problem)))?;
-                secret
+                let new = tokens.add_secret(kid.clone(), &secret, rules);
+                signer = signer.or(Some(new));
             }
-        };
-        let rules = Rules { user_claim: user_claim.clone(), require: require.clone() };
-        pairs.push(hs256(kid.clone(), &secret, rules));
+            TokenKey::PublicKeyFile(path) => {
+                let wrong = |problem| KeyError::new("auth.public_key_file", path, problem);
+                let text = secrets::read(path, PEM_BYTES_MAX).map_err(wrong)?;
+                let check =
+                    check_key::from_pem(&text).map_err(|what| wrong(io::Error::other(what)))?;
+                tokens.keys.push(Key { kid: kid.clone(), check, rules });
+            }
+            TokenKey::JwksFile(path) => {
+                let wrong = |problem| KeyError::new("auth.jwks_file", path, problem);
+                let text = secrets::read(path, JWKS_BYTES_MAX).map_err(wrong)?;
+                let set =
+                    check_key::from_jwks(&text).map_err(|what| wrong(io::Error::other(what)))?;
+                let key = |(kid, check)| Key { kid, check, rules: rules.clone() };
+                tokens.keys.extend(set.into_iter().map(key));
+            }
+        }
     }
-    let (keys, mut signers): (Vec<Key>, Vec<Signer>) = pairs.into_iter().unzip();
-    // Every key is one of HS256 and can sign; the first one does.
-    Ok((Tokens { keys }, signers.swap_remove(0)))
+    Ok((tokens, signer))
 }
 
-fn hs256(kid: Option<String>, secret: &str, rules: Rules) -> (Key, Signer) {
-    let mut header = Header::new(Algorithm::HS256);
-    header.kid.clone_from(&kid);
-    let key = DecodingKey::from_secret(secret.as_bytes());
-    let signer =
-        Signer { header, key: EncodingKey::from_secret(secret.as_bytes()), rules: rules.clone() };
-    (Key { kid, algorithm: Algorithm::HS256, key, rules }, signer)
+impl KeyError {
+    /// See the fields.
+    pub fn new(setting: &'static str, path: &Path, problem: io::Error) -> KeyError {
+        KeyError { setting, path: path.to_owned(), problem }
+    }
+}
+
+impl Tokens {
+    /// Adds an HS256 key; its signing side.
+    fn add_secret(&mut self, kid: Option<String>, secret: &str, rules: Rules) -> Signer {
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid.clone_from(&kid);
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        let signer = Signer { header, key, rules: rules.clone() };
+        self.keys.push(Key { kid, check: check_key::from_secret(secret), rules });
+        signer
+    }
 }
 
 /// The parts of a header that decide. Others are informative.
@@ -131,11 +165,12 @@ impl TokenCheck for Tokens {
         let algorithm: Algorithm = header.alg.parse().map_err(|_| TokenFault::Invalid)?;
         let mut fault = TokenFault::Invalid;
         for key in &self.keys {
-            if key.algorithm != algorithm || (key.kid.is_some() && key.kid != header.kid) {
+            let Key { kid, check, .. } = key;
+            if check.algorithm != algorithm || (kid.is_some() && *kid != header.kid) {
                 continue;
             }
             let message = message.as_bytes();
-            let verified = jsonwebtoken::crypto::verify(signature, message, &key.key, algorithm);
+            let verified = jsonwebtoken::crypto::verify(signature, message, &check.key, algorithm);
             if !matches!(verified, Ok(true)) {
                 continue;
             }
@@ -152,8 +187,13 @@ impl TokenCheck for Tokens {
 
 /// A base64url part of a token as JSON.
 fn part<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, TokenFault> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenFault::Invalid)?;
+    let bytes = base64url(text).ok_or(TokenFault::Invalid)?;
     serde_json::from_slice(&bytes).map_err(|_| TokenFault::Invalid)
+}
+
+/// Undoes base64url without padding (RFC 7515 section 2).
+fn base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 impl Rules {

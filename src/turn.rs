@@ -162,7 +162,7 @@ impl Local {
                 self.engine.borrow_mut().loaded(now, id, loaded, stats);
             }
             Parcel::Connection(parcel) => match Socket::new(parcel.fd) {
-                Ok(socket) => self.open(socket, parcel.unread, parcel.hello),
+                Ok(socket) => self.open(socket, parcel.address, parcel.unread, parcel.hello),
                 Err(error) => tracing::warn!(%error, "a connection is lost on its way"),
             },
             Parcel::Ask { operation, answer } => {
@@ -176,9 +176,18 @@ impl Local {
                 self.engine.borrow_mut().drive(now, input, stats);
             }
             Parcel::Open => {
-                for listener in self.listeners.borrow().iter() {
-                    monoio::spawn(accept::run(self.clone(), listener.clone()));
+                for (index, listener) in self.listeners.borrow().iter().enumerate() {
+                    monoio::spawn(accept::run(self.clone(), index, listener.clone()));
                 }
+            }
+            Parcel::Settings(settings) => {
+                let rates = settings.rates;
+                self.settings.replace(settings);
+                self.engine.borrow_mut().drive(now, Input::Rates(rates), stats);
+            }
+            Parcel::Space { low } => {
+                let input = Input::Space { low };
+                self.engine.borrow_mut().drive(now, input, stats);
             }
             Parcel::End(step) => self.take_end(step),
         }
@@ -227,6 +236,10 @@ impl Local {
         for write in &outputs.writes {
             let range = write.range.start as usize..write.range.end as usize;
             self.write(write.conn, &outputs.arena[range]);
+        }
+        for signal in &outputs.signals {
+            let range = signal.range.start as usize..signal.range.end as usize;
+            self.write_signal(signal.conn, &outputs.arena[range]);
         }
         for Close { conn, how } in outputs.closes.drain(..) {
             match how {
@@ -302,6 +315,7 @@ impl Local {
 
     /// Ends the turn's bookkeeping and goes to sleep, unless something has come meanwhile.
     fn rest(&self, more: bool) {
+        self.engine.borrow().publish(self.stats());
         let at_rest = self.engine.borrow().is_at_rest()
             && self.touched.borrow().is_empty()
             && self.asks.borrow().is_empty();

@@ -160,10 +160,11 @@ impl Local {
         match step {
             EndStep::Drain => {
                 let listeners = std::mem::take(&mut *self.listeners.borrow_mut());
-                for listener in listeners {
+                for (index, listener) in listeners.iter().enumerate() {
                     // Who waits is told, instead of being reset by the listener's end.
-                    let _as_far_as_possible = self.accept_some(&listener, BACKLOG as usize);
-                    let _ended = socket2::SockRef::from(&*listener).shutdown(Shutdown::Both);
+                    let most = BACKLOG as usize;
+                    let _as_far_as_possible = self.accept_some(index, listener, most);
+                    let _ended = socket2::SockRef::from(&**listener).shutdown(Shutdown::Both);
                 }
                 let now = self.now();
                 self.engine.borrow_mut().drive(now, Input::Drain, self.stats());

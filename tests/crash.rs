@@ -1,8 +1,10 @@
 //! `kill -9` at random moments under load: nothing that was acknowledged is lost, nothing is
 //! delivered again that was acknowledged more than a second before, order stays, resends are
-//! recognised (design invariants 2 to 5).
+//! recognised (design invariants 2 to 5). The durability, the number of shards and the devices that
+//! are connected change from round to round.
 //!
-//! `RINGPOST_CRASH_ROUNDS` sets the number of rounds; the default is what every test run does.
+//! `RINGPOST_CRASH_ROUNDS` sets the number of rounds; the default is what every test run does, and
+//! `make crash` does a hundred.
 
 mod common;
 
@@ -20,6 +22,10 @@ const PAIRS: usize = 6;
 const IN_FLIGHT: u32 = 8;
 /// Client ids of different pairs never meet.
 const IDS_PER_PAIR: u32 = 10_000_000;
+/// The receiver's devices; the first is always connected.
+const DEVICES: [&str; 2] = ["r", "tablet"];
+/// A killed process loses nothing that the kernel has, so that none of these loses anything.
+const DURABILITIES: [&str; 3] = ["fsync", "interval:5", "os"];
 /// An acknowledgement this much older than the crash has survived it: cursors are written once per
 /// second, and the write takes a commit.
 const AGAIN: Duration = Duration::from_millis(1_500);
@@ -33,9 +39,15 @@ struct Pair {
     stored: BTreeMap<u32, u64>,
     /// Sent without a receipt when the server died.
     unanswered: Vec<u32>,
-    /// Numbers that the receiver got.
+    devices: [Device; DEVICES.len()],
+}
+
+/// What a device of the receiver knows.
+#[derive(Default)]
+struct Device {
+    /// Numbers that it got.
     got: BTreeSet<u32>,
-    /// When the receiver's acknowledgement was sent.
+    /// When its acknowledgement was sent.
     acked: BTreeMap<u32, Instant>,
     /// The largest number got first so far: order.
     top: Option<u32>,
@@ -44,12 +56,14 @@ struct Pair {
 #[test]
 fn kill_9_under_load_loses_nothing_acknowledged() {
     let rounds = std::env::var("RINGPOST_CRASH_ROUNDS").ok();
-    let rounds = rounds.map_or(20, |rounds| rounds.parse().expect("a number of rounds"));
+    let rounds = rounds.map_or(12, |rounds| rounds.parse().expect("a number of rounds"));
     let mut server = Server::start_with(&["--shards", "2"]);
     let mut pairs: Vec<Pair> = (0..PAIRS).map(|_| Pair::default()).collect();
     let mut seed = 1u64;
     for pair in 0..PAIRS {
-        Client::connect(&server, &receiver(pair), "r").close();
+        for device in DEVICES {
+            Client::connect(&server, &receiver(pair), device).close();
+        }
     }
     for round in 0..rounds {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -57,9 +71,12 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
         // Some rounds are long enough for acknowledgements that the disk must have.
         let pause = if round % 5 == 4 { pause + AGAIN } else { pause };
         let killed;
-        (pairs, killed) = load_and_kill(&mut server, pairs, pause);
+        // In every third round the second device gets everything later.
+        let connected = if round % 3 == 2 { 1 } else { DEVICES.len() };
+        (pairs, killed) = load_and_kill(&mut server, pairs, connected, pause);
         let shards = ["1", "2", "3"][round % 3];
-        server.restart(&["--shards", shards]);
+        let durability = DURABILITIES[round / 3 % 3];
+        server.restart(&["--shards", shards, "--durability", durability]);
         thread::scope(|scope| {
             for (number, pair) in pairs.iter_mut().enumerate() {
                 let server = &server;
@@ -85,18 +102,25 @@ fn id(pair: usize, number: u32) -> String {
     xid(pair as u32 * IDS_PER_PAIR + number)
 }
 
-/// All pairs chat until the server is killed after `pause`.
-fn load_and_kill(server: &mut Server, pairs: Vec<Pair>, pause: Duration) -> (Vec<Pair>, Instant) {
+/// All pairs chat, over the first devices, until the server is killed after `pause`.
+fn load_and_kill(
+    server: &mut Server,
+    pairs: Vec<Pair>,
+    devices: usize,
+    pause: Duration,
+) -> (Vec<Pair>, Instant) {
     let mut ready = Vec::new();
     for (number, pair) in pairs.into_iter().enumerate() {
         let sending = Client::connect(server, &sender(number), "s");
-        let receiving = Client::connect(server, &receiver(number), "r");
+        let connect = |device: &&str| Client::connect(server, &receiver(number), device);
+        let receiving: Vec<Client> = DEVICES[..devices].iter().map(connect).collect();
         ready.push((number, pair, sending, receiving));
     }
     let threads: Vec<_> = ready
         .into_iter()
         .map(|(number, pair, sending, receiving)| {
-            let got = thread::spawn(move || receive(number, receiving));
+            let receive = |client| thread::spawn(move || receive(number, client));
+            let got: Vec<_> = receiving.into_iter().map(receive).collect();
             (thread::spawn(move || send(number, pair, sending)), got)
         })
         .collect();
@@ -106,13 +130,16 @@ fn load_and_kill(server: &mut Server, pairs: Vec<Pair>, pause: Duration) -> (Vec
     server.kill9();
     let collect = threads.into_iter().map(|(sending, receiving)| {
         let mut pair = sending.join().expect("the sender ended");
-        let (got, acked) = receiving.join().expect("the receiver ended");
-        for number in got {
-            assert!(pair.top.is_none_or(|top| top < number), "{number} is out of order or again");
-            pair.top = Some(number);
-            pair.got.insert(number);
+        for (device, receiving) in pair.devices.iter_mut().zip(receiving) {
+            let (got, acked) = receiving.join().expect("the receiver ended");
+            for number in got {
+                let first = device.top.is_none_or(|top| top < number);
+                assert!(first, "{number} is out of order or again");
+                device.top = Some(number);
+                device.got.insert(number);
+            }
+            device.acked.extend(acked);
         }
-        pair.acked.extend(acked);
         pair
     });
     (collect.collect(), killed)
@@ -153,7 +180,7 @@ fn receive(number: usize, mut client: Client) -> (Vec<u32>, BTreeMap<u32, Instan
         let message: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let n = message["payload"].as_u64().expect("a number") as u32;
         got.push(n);
-        let ack = format!("CLIENT_ACK,C2C,{},r", id(number, n));
+        let ack = format!("CLIENT_ACK,C2C,{},{}", id(number, n), client.did);
         if !n.is_multiple_of(50) && client.send_text(&ack).is_ok() {
             acked.insert(n, Instant::now());
         }
@@ -177,11 +204,25 @@ fn verify(server: &Server, number: usize, pair: &mut Pair, killed: Instant, roun
         sending.send_c2c(&id(number, *n), &receiver(number), &json!(n));
         assert_eq!(sending.next()["server_ts"], *ts, "{context}: the first result again");
     }
-    let mut receiving = Client::connect(server, &receiver(number), "r");
-    let acked = pair.acked.clone();
+    let stored = &pair.stored;
+    for (name, device) in DEVICES.into_iter().zip(&mut pair.devices) {
+        let client = Client::connect(server, &receiver(number), name);
+        verify_device(client, number, stored, device, killed, &format!("{context}, {name}"));
+    }
+}
+
+fn verify_device(
+    mut receiving: Client,
+    number: usize,
+    stored: &BTreeMap<u32, u64>,
+    device: &mut Device,
+    killed: Instant,
+    context: &str,
+) {
+    let acked = device.acked.clone();
     let mut previous = None;
     let mut waiting: BTreeSet<u32> =
-        pair.stored.keys().copied().filter(|n| !acked.contains_key(n)).collect();
+        stored.keys().copied().filter(|n| !acked.contains_key(n)).collect();
     let mut take = |message: serde_json::Value, waiting: &mut BTreeSet<u32>| {
         let n = message["payload"].as_u64().expect("a number") as u32;
         assert!(previous < Some(n), "{context}: {n} behind {previous:?}");
@@ -190,10 +231,10 @@ fn verify(server: &Server, number: usize, pair: &mut Pair, killed: Instant, roun
             let age = killed.saturating_duration_since(*acked);
             assert!(age < AGAIN, "{context}: {n} again, acknowledged {age:?} before the crash");
         }
-        assert!(pair.stored.contains_key(&n), "{context}: {n} was never stored");
-        pair.got.insert(n);
-        pair.acked.insert(n, Instant::now());
-        pair.top = pair.top.max(Some(n));
+        assert!(stored.contains_key(&n), "{context}: {n} was never stored");
+        device.got.insert(n);
+        device.acked.insert(n, Instant::now());
+        device.top = device.top.max(Some(n));
         waiting.remove(&n);
         n
     };
@@ -220,5 +261,5 @@ fn verify(server: &Server, number: usize, pair: &mut Pair, killed: Instant, roun
         }
     }
     receiving.close();
-    assert_eq!(pair.got.len(), pair.stored.len(), "{context}: everything stored was delivered");
+    assert_eq!(device.got.len(), stored.len(), "{context}: everything stored was delivered");
 }

@@ -90,6 +90,7 @@ fn a_second_device_acknowledges_for_itself() {
     let mut alice = Client::connect(&server, "alice", "a");
     let mut phone = Client::connect(&server, "bob", "phone");
     let mut tablet = Client::connect(&server, "bob", "tablet");
+    told_of_another_device(&mut phone, "tablet");
     alice.send_stored(&xid(1), "bob", &json!("hi"));
     assert_eq!(phone.next()["payload"], "hi");
     assert_eq!(tablet.next()["payload"], "hi");
@@ -102,6 +103,7 @@ fn a_second_device_acknowledges_for_itself() {
     assert_eq!(tablet.next()["payload"], "hi", "the tablet has not acknowledged");
     tablet.ack(&xid(1));
     tablet.nothing_more();
+    told_of_another_device(&mut phone, "tablet");
     phone.nothing_more();
 }
 
@@ -275,9 +277,199 @@ fn the_same_device_replaces_its_connection_and_others_do_not() {
     let mut old = Client::connect(&server, "bob", "phone");
     let mut other = Client::connect(&server, "bob", "tablet");
     let mut new = Client::connect(&server, "bob", "phone");
+    told_of_another_device(&mut old, "tablet");
     assert_eq!(old.closed(), Some(4001));
     new.nothing_more();
+    told_of_another_device(&mut other, "phone");
     other.nothing_more();
+}
+
+/// Takes and acknowledges the news that the user has connected with `did`.
+fn told_of_another_device(client: &mut Client, did: &str) {
+    let told = client.next();
+    let ts = &told["server_ts"];
+    assert!(ts.is_u64(), "{told}");
+    let payload =
+        json!({"msg_type": "logged_another_device", "did": did, "dname": "", "content": ""});
+    let expected = json!({"id": "logged_another_device", "type": "S2C", "from": "",
+        "to": "bob", "payload": payload, "created_at": ts, "server_ts": ts});
+    assert_eq!(told, expected);
+    client.ack_s2c("logged_another_device");
+}
+
+#[test]
+fn another_device_is_told_again_until_acknowledged() {
+    let server = Server::start_with(&["--imboy-logged-another-device-retry-s", "0.2,0.4"]);
+    let mut phone = Client::connect(&server, "bob", "phone");
+    let headers = [
+        ("authorization", server.token("bob")),
+        ("did", "tablet".to_owned()),
+        ("cos", "macos".to_owned()),
+        ("vsn", "0.3.3".to_owned()),
+    ];
+    let tablet = Client::with_headers(&server, "/imboy/ws", &headers).expect("upgraded");
+    for _ in 0..3 {
+        let payload = &phone.next()["payload"];
+        assert_eq!((&payload["did"], &payload["dname"]), (&json!("tablet"), &json!("macos")));
+    }
+    phone.nothing_more();
+    drop(tablet);
+}
+
+#[test]
+fn an_app_must_sign_what_it_is() {
+    let config = "[imboy.sign_keys]\n0 = \"key of 0\"\n";
+    let server = Server::start_prepared(&["--config", "ringpost.toml"], |directory| {
+        std::fs::write(directory.join("ringpost.toml"), config).expect("written");
+    });
+    // printf 'phone-1|0' | openssl dgst -sha256 -hmac 'key of 0' -binary | base64
+    let sign = "lbfC0ug5XpeJb5AQRUBH4PVb7RHicgmCChx+4c9+8bc=";
+    let connect = |did: &str, method: &str, sign: &str| {
+        let headers = [
+            ("authorization", server.token("alice")),
+            ("did", did.to_owned()),
+            ("vsn", "0.3.3".to_owned()),
+            ("method", method.to_owned()),
+            ("sign", sign.to_owned()),
+        ];
+        Client::with_headers(&server, "/imboy/ws", &headers).expect("upgraded").0
+    };
+    connect("phone-1", "sha256", sign).nothing_more();
+    for (did, method, sign) in
+        [("phone-2", "sha256", sign), ("phone-1", "sha512", sign), ("phone-1", "sha256", "")]
+    {
+        let mut client = connect(did, method, sign);
+        let error = client.next();
+        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(707)));
+        assert_eq!(client.closed(), Some(1008));
+    }
+}
+
+#[test]
+fn check_offline_msg_brings_everything_pending_again() {
+    let server = Server::start_with(&TWO_SHARDS);
+    let mut alice = Client::connect(&server, "alice", "a");
+    let mut bob = Client::connect(&server, "bob", "b");
+    for n in 0..5 {
+        alice.send_stored(&xid(n), "bob", &json!(n));
+        assert_eq!(bob.next()["payload"], n);
+    }
+    bob.ack(&xid(1));
+    bob.send_text("check_offline_msg").expect("connected");
+    for n in [0, 2, 3, 4] {
+        assert_eq!(bob.next()["payload"], n);
+        bob.ack(&xid(n));
+    }
+    bob.send_text("check_offline_msg").expect("connected");
+    bob.nothing_more();
+}
+
+#[test]
+fn a_token_that_ends_in_a_session_is_asked_for_and_then_missed() {
+    let server = Server::start();
+    let token = server.token_of(&json!({"sub": "alice", "exp": wall_s() + 2}));
+    let headers = [("authorization", token), ("did", "phone".to_owned())];
+    let (mut client, _) = Client::with_headers(&server, "/imboy/ws", &headers).expect("upgraded");
+    client.nothing_more();
+    let mut reminder = || {
+        let reminder = client.next();
+        assert_eq!(reminder["payload"]["msg_type"], "please_refresh_token");
+        assert_eq!((&reminder["type"], &reminder["to"]), (&json!("S2C"), &json!("alice")));
+        Instant::now()
+    };
+    let first = reminder();
+    let between = reminder() - first;
+    assert!((10_900..14_000).contains(&between.as_millis()), "{between:?}");
+    assert_eq!(client.closed(), Some(4006));
+    let waited = first.elapsed();
+    assert!((17_900..21_000).contains(&waited.as_millis()), "{waited:?}");
+}
+
+#[test]
+fn webrtc_signals_are_relayed_and_never_stored() {
+    let server = Server::start_with(&TWO_SHARDS);
+    let mut alice = Client::connect(&server, "alice", "a");
+    let mut bob = Client::connect(&server, "bob", "b");
+    let offer = json!({"id": xid(1), "type": "webrtc_offer", "from": "mallory", "to": "bob",
+        "payload": {"sd": {"sdp": "v=0\r\n", "type": "offer"}, "media": "video"}, "ts": 5});
+    alice.send_text(&offer.to_string()).expect("connected");
+    let mut expected = offer.clone();
+    expected["from"] = json!("alice");
+    assert_eq!(bob.next(), expected);
+    bob.send_text(&format!("CLIENT_ACK,WEBRTC,{},b", xid(1))).expect("connected");
+    bob.nothing_more();
+    alice.nothing_more();
+    bob.close();
+    alice.send_text(&offer.to_string()).expect("connected");
+    alice.send_text(&offer.to_string().replace("bob", "nobody")).expect("connected");
+    let refused = alice.next();
+    assert_eq!((&refused["code"], &refused["id"]), (&json!(3), &json!(xid(1))), "{refused}");
+    let mut bob = Client::connect(&server, "bob", "b");
+    alice.send_stored(&xid(2), "bob", &json!("missed my call?"));
+    assert_eq!(bob.next()["payload"], "missed my call?", "the signal is not stored");
+}
+
+#[test]
+fn user_ids_are_shown_as_hashids() {
+    let config = "[imboy.hashids]\nsalt = \"salt\"\n";
+    let mut args = TWO_SHARDS.to_vec();
+    args.extend(["--config", "ringpost.toml"]);
+    let server = Server::start_prepared(&args, |directory| {
+        std::fs::write(directory.join("ringpost.toml"), config).expect("written");
+    });
+    // 7 and 42, with this salt and imboy's alphabet.
+    let (seven, forty_two) = ("j9aj9d", "v9e4xp");
+    let mut sender = Client::connect(&server, "7", "a");
+    let mut receiver = Client::connect(&server, "42", "b");
+    sender.send_stored(&xid(1), forty_two, &json!({"uid": "7"}));
+    let message = receiver.next();
+    assert_eq!((&message["from"], &message["to"]), (&json!(seven), &json!(forty_two)));
+    assert_eq!(message["payload"], json!({"uid": "7"}), "payloads are not touched");
+    receiver.ack(&xid(1));
+    // Somebody is called so: he is meant.
+    let mut rival = Client::connect(&server, forty_two, "c");
+    sender.send_stored(&xid(2), forty_two, &json!("for whom?"));
+    assert_eq!(rival.next()["payload"], "for whom?");
+    receiver.nothing_more();
+}
+
+#[test]
+fn who_asks_too_fast_is_refused_and_in_the_end_closed() {
+    let server = Server::start_with(&[
+        "--rate-limit-requests-per-s",
+        "1",
+        "--rate-limit-requests-burst",
+        "10",
+        "--rate-limit-strikes",
+        "20",
+    ]);
+    let mut alice = Client::connect(&server, "alice", "a");
+    let mut bystander = Client::connect(&server, "bob", "b");
+    for _ in 0..60 {
+        // The server may have closed already.
+        let _sent = alice.send_text("ping");
+    }
+    let mut pongs = 0;
+    let mut refusals = 0;
+    loop {
+        match alice.next_text() {
+            Ok(text) if text == "pong2" => pongs += 1,
+            Ok(text) => {
+                let error: Value = serde_json::from_str(&text).expect("JSON");
+                let why = (&error["code"], &error["payload"]["content"]);
+                assert_eq!(why, (&json!(3), &json!("rate limited")));
+                refusals += 1;
+            }
+            Err(End::Closed(code)) => {
+                assert_eq!(code, Some(1008));
+                break;
+            }
+            Err(End::Broken) => panic!("the close was not told"),
+        }
+    }
+    assert!((10..20).contains(&pongs), "{pongs}");
+    assert_eq!(refusals, 20);
+    bystander.nothing_more();
 }
 
 #[test]

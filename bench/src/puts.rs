@@ -229,7 +229,9 @@ mod tests {
         let args = PutArgs { dir: None, messages: 1_000, commits: 10 };
         let table = table(&args).expect("a temporary directory will do");
         for puts in [table.log, table.log_ids, table.store] {
-            assert!(puts.cpu_us >= puts.writer_cpu_us && puts.writer_cpu_us > 0.0, "{puts:?}");
+            // The two clocks are read one after the other.
+            let all = 1.05 * puts.cpu_us;
+            assert!(all >= puts.writer_cpu_us && puts.writer_cpu_us > 0.0, "{puts:?}");
             assert!(puts.per_s > 0.0);
         }
         assert!(table.commit.p50_us > 0.0 && table.commit.p99_us >= table.commit.p50_us);

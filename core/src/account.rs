@@ -3,6 +3,7 @@
 use compact_str::CompactString;
 
 use crate::ids::{Dialect, UserId};
+use crate::session::Client;
 
 /// What an account may do, and what others see of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -66,6 +67,8 @@ pub struct Connected {
     pub dialect: Dialect,
     /// Its id in that dialect.
     pub device: CompactString,
+    /// What the client has said of itself when it connected.
+    pub client: Client,
     /// How many connections it has.
     pub connections: u32,
     /// Since when it is connected, ms since 1970.

@@ -7,16 +7,22 @@ use bytes::Bytes;
 use compact_str::CompactString;
 
 use crate::error::Refusal;
-use crate::event::{JoinPolicy, MemberRole, Stored};
+use crate::event::{ControlId, JoinPolicy, MemberRole, Stored};
 use crate::ids::{ConnId, ConvKey, ConvKind, Conversation, DeviceId, ShardId, UserId};
+use crate::record::Kind;
 
-/// Where an outcome goes.
+/// Who waits for what becomes of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Origin {
-    /// The connection's shard.
-    pub shard: ShardId,
-    /// The connection.
-    pub conn: ConnId,
+pub enum Origin {
+    /// A connection.
+    Conn {
+        /// The connection's shard.
+        shard: ShardId,
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The control plane, which has asked the conversation's home itself.
+    Control(ControlId),
 }
 
 /// A request for a conversation's home.
@@ -34,8 +40,26 @@ pub struct Command {
     pub device: DeviceId,
     /// The client's own id of the message; empty: no dedup.
     pub client_id: CompactString,
+    /// Meant in place of `conversation` if there is such a user or group: the client wrote an id
+    /// in a form of its dialect, which may also be somebody's very id.
+    pub rival: Option<Conversation>,
     /// What is asked.
     pub action: Action,
+}
+
+impl Command {
+    /// The other user of a private conversation.
+    pub fn other(&self) -> Option<&UserId> {
+        self.conversation.marked().find(|user| **user != self.sender)
+    }
+
+    /// The peer, oneself in notes to oneself, or the group, as clients name it.
+    pub fn to(&self) -> Option<CompactString> {
+        match &self.conversation {
+            Conversation::Group(group) => Some(CompactString::new(group.as_str())),
+            _ => Some(CompactString::new(self.other().unwrap_or(&self.sender).as_str())),
+        }
+    }
 }
 
 /// What is asked.
@@ -43,6 +67,8 @@ pub struct Command {
 pub enum Action {
     /// Store and deliver a message.
     Send {
+        /// [`Kind::Message`] or [`Kind::Neutral`].
+        kind: Kind,
         /// Sender's time, if given.
         sender_ms: Option<i64>,
         /// What was sent, as the sender's dialect has it.
@@ -50,6 +76,38 @@ pub enum Action {
         /// The sender has other devices that want a copy (a dialect with `echo_to_own_devices`).
         copies: bool,
     },
+    /// Take a message back: the one that the command's `client_id` names.
+    Revoke {
+        /// Whoever wrote it, and however long ago.
+        by_operator: bool,
+    },
+    /// Relay a signal to the receiver's connections of the sender's dialect, if he may be written
+    /// to. Nothing is stored.
+    Signal {
+        /// What was sent, as the sender's dialect has it.
+        content: Bytes,
+    },
+}
+
+impl Action {
+    /// Bytes that admission counts.
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Action::Send { content, .. } | Action::Signal { content } => content.len(),
+            Action::Revoke { .. } => 0,
+        }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    /// A message is stored, or was before.
+    Stored(Stored),
+    /// A message was taken back, or was before; the event that says so.
+    Revoked(Stored),
+    /// A signal was relayed, or dropped: nobody is told which.
+    Relayed,
 }
 
 /// What the connection is told.
@@ -65,12 +123,12 @@ pub struct Outcome {
     pub sender: UserId,
     /// The client's own id of the message.
     pub client_id: CompactString,
-    /// Whom it was for, where the refusal says that he does not want it.
-    pub refused_to: Option<UserId>,
+    /// The peer or group that it was for, where the answer names it.
+    pub to: Option<CompactString>,
     /// Bytes of content that the request carried, given back to admission.
     pub content_bytes: u32,
     /// The result.
-    pub result: Result<Stored, Refusal>,
+    pub result: Result<Done, Refusal>,
 }
 
 /// A business notice for one user.

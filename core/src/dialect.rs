@@ -47,20 +47,43 @@ pub enum Place<'a> {
 /// How the core delivers to a device of a dialect (protocols/README.md, *Delivery*).
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
-    /// Send times of a record after the first, in ms after it, ascending; by [`Class`].
-    pub retry_ms: [&'a [u64]; 4],
+    /// When what is not acknowledged is sent again.
+    pub retries: &'a Retries,
     /// Pause between two messages pushed at connect, unless the first is acknowledged; 0: none.
     pub catch_up_gap_ms: u64,
     /// A user's other devices of this dialect get what the user sends.
     pub echo_to_own_devices: bool,
     /// A second connection of the same device replaces the first, which is closed with this code.
     pub replaced_close: Option<u16>,
+    /// The user's other devices of this dialect are told when one connects.
+    pub tells_other_devices: bool,
+}
+
+/// Send times after the first one, in ms after it, ascending, by what is sent. After the last one
+/// a stored message waits for the next connect.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Retries {
+    /// A private message.
+    pub private: Vec<u64>,
+    /// A group message.
+    pub group: Vec<u64>,
+    /// A friend request and its confirmation.
+    pub friend_request: Vec<u64>,
+    /// The news that another device has connected; not stored.
+    pub another_device: Vec<u64>,
+    /// Any other stored message of the server's own.
+    pub notice: Vec<u64>,
 }
 
 impl<'a> Delivery<'a> {
     /// The send times of a class.
     pub fn retry_ms(&self, class: Class) -> &'a [u64] {
-        self.retry_ms[class as usize]
+        match class {
+            Class::Private => &self.retries.private,
+            Class::Group => &self.retries.group,
+            Class::Event => &self.retries.notice,
+            Class::FriendRequest => &self.retries.friend_request,
+        }
     }
 }
 

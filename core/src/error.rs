@@ -20,15 +20,33 @@ pub enum Refusal {
     /// The sender is not a user any more.
     #[error("sender unknown")]
     SenderUnknown,
+    /// Only friends, contacts or members of a common group may write to the receiver.
+    #[error("not a friend")]
+    NotAFriend,
+    /// The receiver has blocked the sender.
+    #[error("blocked")]
+    Blocked,
     /// There is no such group, or not any more.
     #[error("no such group")]
     NoSuchGroup,
     /// The user is not a member of the group.
     #[error("not in the group")]
     NotInGroup,
+    /// The user, or the whole group, is muted.
+    #[error("muted")]
+    Muted,
     /// Who asks may not do that.
     #[error("not permitted")]
     NotPermitted,
+    /// No such message in the conversation, or too late to revoke it.
+    #[error("no such message, or too late")]
+    NotRevocable,
+    /// Over a rate limit: see [`crate::rate::RateLimits`].
+    #[error("rate limited")]
+    RateLimited,
+    /// The account was banned; the connection ends after this.
+    #[error("this account is banned")]
+    Banned,
     /// There is a group with this id already.
     #[error("the group exists")]
     GroupExists,
@@ -73,6 +91,12 @@ pub enum HttpRefusal {
     /// Over a connection limit; the answer has `Retry-After`.
     #[error("429 Too Many Requests")]
     TooManyConnections,
+    /// Over the rate of its address; the answer says when it will be below it again.
+    #[error("429 Too Many Requests")]
+    TooFast {
+        /// Seconds.
+        retry_after_s: u16,
+    },
     /// Draining or overloaded; the answer has `Retry-After`.
     #[error("503 Service Unavailable")]
     Unavailable,

@@ -17,12 +17,14 @@ use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::account::{AccountOperation, Connected, Presence, Standing};
-use crate::command::{Command, GroupOperation, NoticeOperation, Outcome};
+use crate::command::{Action, Command, GroupOperation, NoticeOperation, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
-    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, ShardId, Slot, UserId,
+    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot,
+    UserId,
 };
 use crate::owed::Owed;
+use crate::rate::RateLimits;
 use crate::record::{Kind, Page, Record};
 use crate::relations::{RelationOperation, RelationRow};
 use crate::session::Hello;
@@ -56,8 +58,14 @@ pub enum Input<'a> {
     Loaded { id: LoadId, loaded: Loaded },
     /// The control plane asks; the answer leaves as [`Answer`].
     Control { id: ControlId, operation: Operation },
+    /// The operator has changed the rates: they hold from now on, for everybody.
+    Rates(RateLimits),
     /// The process drains: cursors are written now, no new requests will come.
     Drain,
+    /// The log's disk is down to its reserve (`low`), or has room again. While it is low, what
+    /// would store something new is told to try again; acknowledgements, reading and deliveries
+    /// go on, and so does all that they write.
+    Space { low: bool },
     /// Time has passed. The driver sends one per turn and whenever [`crate::Shard::next_timer_us`]
     /// says so.
     Tick,
@@ -106,6 +114,9 @@ pub struct Outputs {
     pub arena: Vec<u8>,
     /// Bytes for connections, frames and handshake answers alike; in order for each connection.
     pub writes: Vec<Write>,
+    /// The same, behind `writes`, for signals: the driver drops those for a connection that is
+    /// behind.
+    pub signals: Vec<Write>,
     /// Connections to close, after their writes.
     pub closes: Vec<Close>,
     /// For other shards, in order for each. Never to the own one.
@@ -118,6 +129,7 @@ impl Outputs {
     /// Nothing in it.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
+            && self.signals.is_empty()
             && self.closes.is_empty()
             && self.routes.is_empty()
             && self.answers.is_empty()
@@ -127,6 +139,7 @@ impl Outputs {
     pub fn clear(&mut self) {
         self.arena.clear();
         self.writes.clear();
+        self.signals.clear();
         self.closes.clear();
         self.routes.clear();
         self.answers.clear();
@@ -165,6 +178,8 @@ pub enum CloseHow {
 pub enum Entry {
     /// One message: its record in `log`, its id in `ids`, and its recognition in `dedup`.
     Message { conversation: ConvKey, record: Box<MessageEntry> },
+    /// A record that is in the log already, without its content from now on.
+    Emptied { conversation: ConvKey, record: Box<MessageEntry> },
     /// A conversation's full name, with its first message.
     Conversation { key: ConvKey, conversation: Conversation },
     /// A user.
@@ -353,10 +368,15 @@ pub enum Load {
     Conversation { key: ConvKey, expected: Option<Conversation> },
     /// Is this a resend?
     Dedup { key: DedupKey },
+    /// The record that its author knows under `dedup`, else the one with the server's `id`, if it is
+    /// in this conversation.
+    Message { conversation: ConvKey, dedup: DedupKey, id: Option<MessageId> },
     /// A user's row and devices.
     User { user: UserId },
     /// A page of the user's inbox marks, in key order, behind `after`.
     Inbox { user: UserId, after: Option<ConvKey>, limit: u32 },
+    /// The record with the server's `id`.
+    Find { id: MessageId },
     /// What is known of these users in a group, in this order.
     Members { group: GroupId, conversation: ConvKey, users: Vec<UserId> },
     /// A page of a group's roster, in order of user ids, behind `after`.
@@ -383,10 +403,14 @@ pub enum Loaded {
     Conversation(Box<ConversationLoaded>),
     /// The first result under this key, if there is one.
     Dedup(Option<Stored>),
+    /// See [`Load::Message`]: that record, or none.
+    Message(Page),
     /// See [`Load::User`].
     User(Box<UserLoaded>),
     /// See [`Load::Inbox`]; fewer than asked for means that there are no more.
     Inbox(Vec<InboxMark>),
+    /// See [`Load::Find`].
+    Found(Option<(Conversation, Page)>),
     /// See [`Load::Members`].
     Members(Vec<MemberLoaded>),
     /// See [`Load::Roster`]; fewer than asked for means that there are no more.
@@ -490,6 +514,8 @@ pub enum Routed {
     Outcome(Box<Outcome>),
     /// To a member's home: a durable message. Bounded by the link; beyond it becomes a head.
     Deliver { user: UserId, deliver: Box<Deliver> },
+    /// To the receiver's home: a signal. Bounded by the link; beyond it, dropped.
+    Signal(Box<Signal>),
     /// To a member's home, or (without a user) a group's subscriber: records `from..=head` are in
     /// the log. One per member, conversation and link.
     Head { user: Option<UserId>, conversation: ConvKey, from: u64, head: u64 },
@@ -577,6 +603,19 @@ impl Deliver {
     }
 }
 
+/// A signal on its way to its receiver's home: nothing that is or was stored.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// The receiver.
+    pub user: UserId,
+    /// Who sent it.
+    pub sender: UserId,
+    /// From which device; only devices of its dialect get it.
+    pub device: DeviceId,
+    /// What was sent, as that dialect has it.
+    pub content: Bytes,
+}
+
 /// Names a question of the control plane until its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ControlId(pub u64);
@@ -598,6 +637,23 @@ pub enum Operation {
     Account { user: UserId, operation: AccountOperation },
     /// Tell a user something in his notices.
     Notice { user: UserId, notice: Box<NoticeOperation> },
+    /// Store a message, or take one back, in a user's name.
+    Post(Box<Post>),
+    /// Find a message by the server's id.
+    Find { id: MessageId },
+}
+
+/// See [`Operation::Post`].
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// Where.
+    pub conversation: Conversation,
+    /// In whose name.
+    pub sender: UserId,
+    /// The asker's own id of a message, may be empty; the message to take back.
+    pub client_id: CompactString,
+    /// A message, or a revoke.
+    pub action: Action,
 }
 
 impl Operation {
@@ -614,6 +670,34 @@ impl Operation {
                 one.min(other).slot()
             }
             Operation::Group { group, .. } => group.slot(),
+            Operation::Post(post) => post.conversation.slot(),
+            // Every shard may read it.
+            Operation::Find { id } => Slot(u16::from(id.0[11]) % SLOTS),
+        }
+    }
+
+    /// Whether it would store something: refused while the log's disk is down to its reserve.
+    pub fn stores(&self) -> bool {
+        match self {
+            Operation::PutUser { .. } | Operation::Relation(_) | Operation::Notice { .. } => true,
+            Operation::GetUser { .. } | Operation::Friends { .. } => false,
+            Operation::Account { operation, .. } => match operation {
+                AccountOperation::Ban(_)
+                | AccountOperation::Hide(_)
+                | AccountOperation::Cancel { .. } => true,
+                AccountOperation::Kick { .. }
+                | AccountOperation::Connections
+                | AccountOperation::Presence => false,
+            },
+            Operation::Group { operation, .. } => match operation {
+                GroupOperation::Get | GroupOperation::List { .. } => false,
+                GroupOperation::Create { .. }
+                | GroupOperation::Change { .. }
+                | GroupOperation::Dissolve { .. }
+                | GroupOperation::Add { .. }
+                | GroupOperation::Remove { .. }
+                | GroupOperation::ChangeMember { .. } => true,
+            },
         }
     }
 }
@@ -633,8 +717,10 @@ pub enum Answer {
     Connections(Vec<Connected>),
     /// Whether it is.
     Presence(Presence),
-    /// A notice, durable; the first one when it is sent again under the same id.
+    /// The message, the event that takes it back, or the notice, durable.
     Stored(Stored),
+    /// The message that was looked for, and where it is.
+    Found(Option<(Conversation, Page)>),
     /// Done, and durable.
     Done,
     /// The rules refuse it. Nothing was changed.

@@ -211,15 +211,31 @@ impl Conversation {
         }
     }
 
+    /// The slot that is its home.
+    pub fn slot(&self) -> Slot {
+        match self {
+            Conversation::Private { low, .. } => low.slot(),
+            Conversation::Group(group) => group.slot(),
+            Conversation::Notice(user) => user.slot(),
+        }
+    }
+
+    /// Its canonical id on the wire (protocols/README.md, *Conversations*).
+    pub fn canonical(&self) -> String {
+        match self {
+            Conversation::Private { low, high } => format!("single:{low}-{high}"),
+            Conversation::Group(group) => format!("group:{group}"),
+            Conversation::Notice(user) => format!("notice:{user}"),
+        }
+    }
+
     /// Its key in this store: the home's slot and 128 bits over kind and ids, each id ended by a
     /// zero byte, seeded with the store's secret.
     pub fn key(&self, secret: u64) -> ConvKey {
-        let (slot, ids) = match self {
-            Conversation::Private { low, high } => {
-                (low.slot(), [Some(low.as_str()), Some(high.as_str())])
-            }
-            Conversation::Group(group) => (group.slot(), [Some(group.as_str()), None]),
-            Conversation::Notice(user) => (user.slot(), [Some(user.as_str()), None]),
+        let ids = match self {
+            Conversation::Private { low, high } => [Some(low.as_str()), Some(high.as_str())],
+            Conversation::Group(group) => [Some(group.as_str()), None],
+            Conversation::Notice(user) => [Some(user.as_str()), None],
         };
         let mut text = [0u8; 1 + 2 * (limits::USER_ID_BYTES_MAX + 1)];
         text[0] = self.kind() as u8;
@@ -229,7 +245,7 @@ impl Conversation {
             len += id.len() + 1;
         }
         let hash = xxh3_128_with_seed(&text[..len], secret).to_be_bytes();
-        ConvKey { slot, hash }
+        ConvKey { slot: self.slot(), hash }
     }
 
     /// The users whose devices have marks in it, in order: both of a private conversation, the

@@ -10,6 +10,7 @@
 pub mod account;
 pub mod admit;
 pub mod command;
+pub mod content;
 pub mod dialect;
 pub mod error;
 pub mod event;
@@ -18,6 +19,7 @@ pub mod hash;
 pub mod ids;
 pub mod limits;
 pub mod owed;
+pub mod rate;
 pub mod record;
 pub mod relations;
 pub mod session;

@@ -8,10 +8,25 @@ pub const USER_ID_BYTES_MAX: usize = 64;
 pub const DEVICE_ID_BYTES_MAX: usize = 128;
 /// Client message ids: imboy takes 40; the other dialects' are no longer than this.
 pub const CLIENT_ID_BYTES_MAX: usize = 64;
+/// Platform and version of a client, each: the names that clients use are shorter than this.
+pub const CLIENT_WORD_BYTES_MAX: usize = 32;
+/// What the server tells one connection without storing it and has not seen acknowledged; the
+/// oldest makes room.
+pub const PROMPTS_MAX: usize = 8;
 /// Content of one message (protocols/README.md, *Limits*).
 pub const CONTENT_BYTES_MAX: usize = 64 << 10;
 /// One WebSocket message, its fragments together.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The same as it is sent, when it is compressed; inflated it must keep to the limit above.
+pub const DEFLATED_BYTES_MAX: usize = deflated_bytes_max(MESSAGE_BYTES_MAX);
+/// What cannot be compressed grows: by no more than this with zlib's worst settings (its
+/// `deflateBound`, and a flush).
+pub const fn deflated_bytes_max(len: usize) -> usize {
+    len + len / 8 + len / 64 + 32
+}
+/// Shorter messages are not compressed: they would save some thirty bytes, less than the headers
+/// of the packet that carries them, at nearly the price of a long one.
+pub const DEFLATE_BYTES_MIN: usize = 256;
 /// The upgrade request's head.
 pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 /// Header lines of one head: browsers send some 15, proxies add a few.
@@ -82,6 +97,8 @@ pub const PRESENCE_TOLD_MAX: usize = 16;
 pub const CONNECTION_REQUESTS_MAX: u32 = 64;
 /// Undecodable frames in a row before the connection is closed with 1008.
 pub const UNDECODABLE_MAX: u8 = 32;
+/// A connection that kept to its rates for so long has no strikes any more.
+pub const STRIKES_FORGOTTEN_MS: u64 = 60_000;
 /// Requests taken from sockets of a shard and not yet answered; then sockets are not read.
 pub const SHARD_REQUESTS_MAX: u32 = 16_384;
 /// The same, in bytes of content.

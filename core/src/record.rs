@@ -16,6 +16,9 @@ pub enum Kind {
     Event = 1,
     /// A message that was revoked; it has no content any more.
     Revoked = 2,
+    /// A message whose `content` is the neutral model as JSON ([`crate::content::json`]): it came
+    /// over the HTTP API, from no device.
+    Neutral = 3,
 }
 
 impl Kind {
@@ -30,6 +33,7 @@ impl Kind {
             0 => Some(Kind::Message),
             1 => Some(Kind::Event),
             2 => Some(Kind::Revoked),
+            3 => Some(Kind::Neutral),
             _ => None,
         }
     }
@@ -63,14 +67,14 @@ pub struct Record<'a> {
 }
 
 /// Records of one conversation in ascending order, in one buffer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Page {
     bytes: Vec<u8>,
     heads: Vec<Head>,
 }
 
 /// A record's fixed part; the ranges are in `Page::bytes`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Head {
     seq: u64,
     kind: Kind,

@@ -8,6 +8,7 @@
 //! [`crate::event`].
 
 mod accounts;
+mod compression;
 mod connect;
 mod conversations;
 mod debts;
@@ -17,10 +18,12 @@ mod groups;
 pub mod links;
 mod positions;
 mod presence;
+mod prompts;
 mod reading;
 mod relations;
 mod retries;
 mod sessions;
+mod signals;
 mod timers;
 mod users;
 
@@ -37,7 +40,10 @@ use crate::event::{
 };
 use crate::ids::{ConnId, ConvKey, IdGenerator, MessageId, ShardId, UserId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
+use crate::rate::RateLimits;
 use crate::relations::PrivatePolicy;
+pub use crate::shard::compression::CompressedBytes;
+use crate::shard::compression::{Before, Compression};
 use crate::shard::conversations::Conversations;
 use crate::shard::debts::Debts;
 use crate::shard::fanout::LocalGroups;
@@ -71,8 +77,14 @@ pub struct ShardConfig {
     pub private_policy: PrivatePolicy,
     /// Nobody is told who comes and goes for so long after the start, ms.
     pub presence_quiet_ms: u64,
+    /// How long an author may take a message back, ms; 0: always.
+    pub revoke_within_ms: u64,
+    /// How hard frames are compressed, for connections that negotiated it: 1 to 9.
+    pub deflate_level: u8,
     /// Settings of the dialects.
     pub dialects: Settings,
+    /// How fast connections and users may ask.
+    pub rates: RateLimits,
 }
 
 /// What a load was for.
@@ -80,6 +92,8 @@ pub struct ShardConfig {
 enum Waiting {
     Conversation { key: ConvKey },
     Dedup { key: ConvKey, ticket: u64 },
+    Message { key: ConvKey },
+    Rival { key: ConvKey, ticket: u64 },
     Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
     Roster { id: ControlId },
     People { key: ConvKey, ticket: u64, clock: u64 },
@@ -87,6 +101,7 @@ enum Waiting {
     Presence { user: UserRef, presence: Presence },
     Owed,
     Cancel { id: MessageId },
+    Find { id: ControlId },
     Memberships { user: UserRef, device: u32, epoch: u32 },
     User { user: UserRef },
     Inbox { user: UserRef, device: u32, epoch: u32 },
@@ -121,6 +136,8 @@ pub struct Shard {
     announcements: Announcements,
     /// What this shard routes to itself once its turn is durable.
     later: VecDeque<(u64, Routed)>,
+    /// Conversations whose next request waits for a turn to be durable.
+    runs_after: VecDeque<(u64, ConvKey)>,
     /// Loads without an answer yet, by load id.
     loads: Slab<Waiting>,
     timers: Timers,
@@ -144,7 +161,10 @@ pub struct Shard {
     /// Requests taken from this shard's sockets and not answered yet, and their content's bytes.
     requests: u32,
     request_bytes: usize,
+    /// The log's disk is down to its reserve.
+    space_low: bool,
     json: Scratch,
+    compression: Compression,
 }
 
 /// What a shard has in memory, for the metrics.
@@ -172,6 +192,7 @@ impl Shard {
         let links = Links::new(config.shards);
         let debts = Debts::new(config.shards);
         let announcements = Announcements::new(config.presence_quiet_ms);
+        let compression = Compression::new(config.deflate_level);
         Shard {
             config,
             now: Now::default(),
@@ -188,6 +209,7 @@ impl Shard {
             changes: Changes::default(),
             announcements,
             later: VecDeque::new(),
+            runs_after: VecDeque::new(),
             loads: Slab::new(),
             timers: Timers::new(),
             due: Vec::new(),
@@ -202,7 +224,9 @@ impl Shard {
             epoch: 0,
             requests: 0,
             request_bytes: 0,
+            space_low: false,
             json: Scratch::default(),
+            compression,
         }
     }
 
@@ -216,6 +240,7 @@ impl Shard {
         assert!(now.mono_us >= self.now.mono_us, "the monotonic clock goes on");
         self.now = now;
         let entries = effects.entries.len();
+        let before = Before::of(effects);
         match input {
             Input::Opened { conn, hello } => self.opened(conn, hello, effects),
             Input::Message { conn, binary, bytes } => self.message(conn, binary, bytes, effects),
@@ -228,12 +253,15 @@ impl Shard {
             Input::Durable { turn } => self.became_durable(turn, effects),
             Input::Loaded { id, loaded } => self.loaded(id, loaded, effects),
             Input::Control { id, operation } => self.control(id, operation, effects),
+            Input::Rates(rates) => self.config.rates = rates,
             Input::Drain => self.flush_cursors(effects),
+            Input::Space { low } => self.space_low = low,
             Input::Tick => self.tick(effects),
         }
         if effects.entries.len() > entries {
             self.written = effects.turn;
         }
+        self.compression.compress(&self.sessions, before, effects);
     }
 
     /// Whether a tick is due at once: there are members who have not got a group's news.
@@ -273,6 +301,11 @@ impl Shard {
         }
     }
 
+    /// What compression has done so far.
+    pub fn compressed(&self) -> CompressedBytes {
+        self.compression.totals()
+    }
+
     fn routed(&mut self, routed: Routed, turn: u64, effects: &mut Effects) {
         match routed {
             Routed::Command(command) => self.command(*command, effects),
@@ -281,6 +314,7 @@ impl Shard {
                 let key = deliver.conversation;
                 self.deliver(&user, key, &deliver.record(), turn, effects);
             }
+            Routed::Signal(signal) => self.signal(&signal, turn, effects),
             Routed::Head { user: Some(user), conversation, from, head } => {
                 self.head(&user, conversation, from, head, effects);
             }
@@ -340,6 +374,7 @@ impl Shard {
             self.routed(routed, 0, effects);
         }
         self.send_owed(effects);
+        self.run_durable(effects);
         self.forget_idle_users();
         for shard in 0..self.config.shards {
             self.send_heads(ShardId(shard), effects);
@@ -361,8 +396,20 @@ impl Shard {
             (Waiting::Dedup { key, ticket }, Loaded::Dedup(found)) => {
                 self.dedup_loaded(key, ticket, found, effects);
             }
+            (Waiting::Message { key }, Loaded::Message(found)) => {
+                self.message_loaded(key, found, effects);
+            }
+            (Waiting::Rival { key, ticket }, Loaded::User(loaded)) => {
+                self.rival_loaded(key, ticket, loaded.row.is_some(), effects);
+            }
+            (Waiting::Rival { key, ticket }, Loaded::Conversation(loaded)) => {
+                self.rival_loaded(key, ticket, loaded.group.is_some(), effects);
+            }
             (Waiting::Members { key, ticket, users }, Loaded::Members(loaded)) => {
                 self.members_loaded(key, ticket, users, loaded, effects);
+            }
+            (Waiting::Find { id }, Loaded::Found(found)) => {
+                effects.now.answers.push((id, Answer::Found(found)));
             }
             (Waiting::Roster { id }, Loaded::Roster(members)) => {
                 effects.now.answers.push((id, Answer::Members(members)));
@@ -434,6 +481,7 @@ impl Shard {
                 Timer::Offline { user } => self.gone_offline(user, effects),
                 Timer::Announce => self.announce(effects),
                 Timer::Owed => self.owed_again(effects),
+                Timer::Prompt { conn } => self.prompt_again(conn, effects),
                 Timer::Lease => self.renew_lease(effects),
             }
         }

@@ -2,11 +2,14 @@
 //! or events out, and never a panic, whatever the bytes are.
 //!
 //! A connection reads its upgrade request with [`handshake::parse`], then gives what it receives
-//! to a [`message::Receiver`] and writes with the functions of [`frame`].
+//! to a [`message::Receiver`] and writes with the functions of [`frame`]. What
+//! [`extensions::negotiate`] agrees on is done by [`deflate`].
 
 // Bytes of a peer are taken apart by patterns and `get`, which make the missing case visible.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod deflate;
+pub mod extensions;
 pub mod frame;
 pub mod handshake;
 pub mod message;
@@ -19,7 +22,7 @@ use thiserror::Error;
 /// A peer broke RFC 6455; the connection ends with [`WsError::close_code`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum WsError {
-    /// RSV bits without an extension (section 5.2).
+    /// RSV bits that no negotiated extension gives a meaning (section 5.2).
     #[error("reserved bits are set")]
     ReservedBits,
     /// Opcodes 3 to 7 and 11 to 15 (section 5.2).
@@ -43,7 +46,10 @@ pub enum WsError {
     /// Text, or a close reason, that is not UTF-8 (section 8.1).
     #[error("invalid UTF-8")]
     Utf8,
-    /// More than the limit, alone or with its fragments.
+    /// A compressed message that is no deflate stream, or ends within one (RFC 7692 section 7.2.2).
+    #[error("invalid compressed data")]
+    Deflate,
+    /// More than the limit, alone or with its fragments; of a compressed one, what it inflates to.
     #[error("message too big")]
     TooBig,
 }
@@ -52,7 +58,7 @@ impl WsError {
     /// The close code that tells the peer (section 7.4.1).
     pub fn close_code(self) -> u16 {
         match self {
-            WsError::Utf8 => 1007,
+            WsError::Utf8 | WsError::Deflate => 1007,
             WsError::TooBig => 1009,
             WsError::ReservedBits
             | WsError::ReservedOpcode

@@ -6,7 +6,8 @@
 
 use ringpost_core::account::Presence;
 use ringpost_core::dialect::Place;
-use ringpost_core::dialect::imboy::{self, Frame};
+use ringpost_core::dialect::imboy::hashids::Hashids;
+use ringpost_core::dialect::imboy::{self, Frame, Settings, s2c};
 use ringpost_core::dialect::json::Scratch;
 use ringpost_core::error::Refusal;
 use ringpost_core::happened::Happened;
@@ -47,10 +48,35 @@ fn frames_from_clients() {
                 let kind = if group { "group" } else { "send" };
                 format!("{kind} id={id:?} to={to:?} sender_ms={sender_ms:?} payload={payload}")
             }
+            Ok(Frame::Signal { id, to, members }) => {
+                let members = std::str::from_utf8(&members).expect("frames are text");
+                format!("signal id={id:?} to={to:?} members={members}")
+            }
             Ok(other) => format!("{other:?}"),
             Err(undecodable) => format!("{undecodable:?}"),
         }
     });
+}
+
+/// The refusals, by the names that protocols/README.md gives their reasons.
+fn refusal(reason: &str) -> Refusal {
+    match reason {
+        "unknown type" => Refusal::UnknownOperation,
+        "not allowed to write to" => Refusal::NotAFriend,
+        "blocked by the receiver" => Refusal::Blocked,
+        "no such user" => Refusal::NoSuchUser,
+        "sender unknown" => Refusal::SenderUnknown,
+        "no such group" => Refusal::NoSuchGroup,
+        "not in the group" => Refusal::NotInGroup,
+        "muted in the group" => Refusal::Muted,
+        "not permitted" => Refusal::NotPermitted,
+        "no such message, or too late to revoke" => Refusal::NotRevocable,
+        "too large" => Refusal::TooLarge,
+        "rate limited" => Refusal::RateLimited,
+        "try again" => Refusal::TryAgain,
+        "banned in a session" => Refusal::Banned,
+        other => panic!("{other:?} is not known to the test"),
+    }
 }
 
 #[test]
@@ -68,12 +94,15 @@ fn frames_to_clients() {
         client_id,
         content: br#"{"msg_type":"text","text":"h\u00e9 \"you\""}"#,
     };
+    let plain = &Settings::default();
+    let hashids = Hashids::new("salt", Hashids::MIN_LENGTH, Hashids::ALPHABET).expect("valid");
+    let hashed = &Settings { hashids: Some(hashids), ..Settings::default() };
     let event = |happened: &Happened, out: &mut Vec<u8>| {
         let mut content = Vec::new();
         happened.encode(&mut content);
         let record = Record { kind: Kind::Event, content: &content, ..record("", None) };
         let team = GroupId::parse("team").expect("valid");
-        imboy::write_event(happened, &record, Place::Group(&team), "bob", out);
+        imboy::write_event(plain, happened, &record, Place::Group(&team), "bob", out);
     };
     let news = || {
         let text = str::to_owned;
@@ -105,17 +134,38 @@ fn frames_to_clients() {
         match what {
             "message, client id is an xid" => {
                 let record = record("cgv1u0k8dbuq4gd5jj80", Some(1_699_999_999_000));
-                imboy::write_message(&record, "C2C", "bob", &mut out);
+                imboy::write_message(plain, &record, "C2C", "bob", &mut out);
+            }
+            "message from 7 to 42, with hashids" => {
+                let record = Record { sender: "7", ..record("m-1", None) };
+                imboy::write_message(hashed, &record, "C2C", "42", &mut out);
+            }
+            "message from alice to 042, with hashids" => {
+                imboy::write_message(hashed, &record("m-1", None), "C2C", "042", &mut out);
+            }
+            "signal from 7 to 42, with hashids" => {
+                imboy::write_signal(hashed, b"\"id\":\"x\"", "7", "42", &mut out);
+            }
+            "42 is blocked, with hashids" => {
+                let refusal = Refusal::Blocked;
+                imboy::write_refusal(hashed, refusal, Some("x"), "42", now_ms, &mut out);
+            }
+            "another device of 42, with hashids" => {
+                s2c::write_another_device(hashed, "42", "7", "ios", now_ms, &mut out);
+            }
+            "signal" => {
+                let members = br#""id":"x","type":"webrtc_offer","payload":{"sd":null}"#;
+                imboy::write_signal(plain, members, "alice", "bob", &mut out);
             }
             "message, client id is not an xid, no created_at" => {
-                imboy::write_message(&record("m-1", None), "C2C", "bob", &mut out);
+                imboy::write_message(plain, &record("m-1", None), "C2C", "bob", &mut out);
             }
             "message of a group" => {
-                imboy::write_message(&record("m-1", None), "C2G", "team", &mut out);
+                imboy::write_message(plain, &record("m-1", None), "C2G", "team", &mut out);
             }
             "revoked message" => {
                 let record = Record { kind: Kind::Revoked, content: b"", ..record("m-1", None) };
-                imboy::write_message(&record, "C2C", "bob", &mut out);
+                imboy::write_message(plain, &record, "C2C", "bob", &mut out);
             }
             "event: members joined" => {
                 let users = vec!["carol".to_owned(), "dave".to_owned()];
@@ -154,48 +204,61 @@ fn frames_to_clients() {
             }
             "online" => {
                 let id = record("", None).id;
-                imboy::write_presence(id, "alice", "bob", Presence::Online, now_ms, &mut out);
+                imboy::write_presence(
+                    plain,
+                    id,
+                    "alice",
+                    "bob",
+                    Presence::Online,
+                    now_ms,
+                    &mut out,
+                );
             }
             "offline" => {
                 let id = record("", None).id;
-                imboy::write_presence(id, "alice", "bob", Presence::Offline, now_ms, &mut out);
+                imboy::write_presence(
+                    plain,
+                    id,
+                    "alice",
+                    "bob",
+                    Presence::Offline,
+                    now_ms,
+                    &mut out,
+                );
             }
             "hide" => {
                 let id = record("", None).id;
-                imboy::write_presence(id, "alice", "bob", Presence::Hidden, now_ms, &mut out);
-            }
-            "not a friend" => {
-                let told =
-                    imboy::write_unwanted(Refusal::NotAFriend, "m\"1", "bob", now_ms, &mut out);
-                assert_eq!(told, Some(()));
-            }
-            "blocked" => {
-                let told = imboy::write_unwanted(Refusal::Blocked, "m1", "bob", now_ms, &mut out);
-                assert_eq!(told, Some(()));
-                assert_eq!(
-                    imboy::write_unwanted(Refusal::TooLarge, "m1", "bob", now_ms, &mut out),
-                    None
+                imboy::write_presence(
+                    plain,
+                    id,
+                    "alice",
+                    "bob",
+                    Presence::Hidden,
+                    now_ms,
+                    &mut out,
                 );
             }
-            "banned" => imboy::write_dismissal("Account banned", "for \"spam\"", now_ms, &mut out),
+            "account banned in a session" => {
+                imboy::write_dismissal("Account banned", "for \"spam\"", now_ms, &mut out);
+            }
+            "answer to a revoke" => {
+                imboy::write_revoke_ack(
+                    plain,
+                    true,
+                    "m1",
+                    "alice",
+                    "team",
+                    1_700_000_000_123,
+                    &mut out,
+                );
+            }
             "receipt" => imboy::write_server_ack(false, "m\"1", 1_700_000_000_123, &mut out),
             "receipt of a group" => {
                 imboy::write_server_ack(true, "m1", 1_700_000_000_123, &mut out)
             }
             "malformed, without id" => {
                 let refusal = Refusal::Malformed("not a JSON object");
-                imboy::write_refusal(refusal, None, now_ms, &mut out);
-            }
-            "unknown type" => {
-                imboy::write_refusal(Refusal::UnknownOperation, Some("x"), now_ms, &mut out);
-            }
-            "no such user" => {
-                imboy::write_refusal(Refusal::NoSuchUser, Some("x"), now_ms, &mut out);
-            }
-            "too large" => imboy::write_refusal(Refusal::TooLarge, Some("x"), now_ms, &mut out),
-            "try again" => imboy::write_refusal(Refusal::TryAgain, Some("x"), now_ms, &mut out),
-            "sender unknown" => {
-                imboy::write_refusal(Refusal::SenderUnknown, Some("x"), now_ms, &mut out);
+                imboy::write_refusal(plain, refusal, None, "", now_ms, &mut out);
             }
             "token expired" => {
                 imboy::write_login_fault(LoginFault::TokenExpired, now_ms, &mut out);
@@ -203,9 +266,18 @@ fn frames_to_clients() {
             "token invalid" => {
                 imboy::write_login_fault(LoginFault::TokenInvalid, now_ms, &mut out);
             }
-            "refresh your token" => imboy::write_refresh_token("alice", now_ms, &mut out),
+            "signature wrong" => {
+                imboy::write_login_fault(LoginFault::SignatureWrong, now_ms, &mut out);
+            }
+            "refresh your token" => s2c::write_refresh_token(plain, "alice", now_ms, &mut out),
+            "another device" => {
+                s2c::write_another_device(plain, "alice", "t\"1", "ios", now_ms, &mut out);
+            }
             "pong" => out.extend_from_slice(imboy::PONG),
-            other => panic!("{other:?} is not known to the test"),
+            other => {
+                let refusal = refusal(other);
+                imboy::write_refusal(plain, refusal, Some("x"), "bob", now_ms, &mut out);
+            }
         }
         let frame = String::from_utf8(out).expect("frames are text");
         if what != "pong" {

@@ -4,11 +4,19 @@
 //! `--allow-remote`, and everything has a maximum, so that every run ends.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::payload;
+
+mod crowd;
+mod echo;
+mod group;
+
+pub use crowd::{CatchUpArgs, ConnectArgs, IdleArgs};
+pub use echo::EchoArgs;
+pub use group::{ApiArgs, GroupArgs};
 
 /// What `ringpost-loadgen` understands.
 #[derive(Debug, Parser)]
@@ -19,7 +27,11 @@ use crate::payload;
     after_help = "Examples:\n  \
         ringpost-loadgen                          the canonical workload against 127.0.0.1:7070\n  \
         ringpost-loadgen private --rate 20000     open loop: 20,000 messages/s, whatever comes back\n  \
-        ringpost-loadgen private --users 20 --duration 5 --show 30\n\n\
+        ringpost-loadgen private --users 20 --duration 5 --show 30\n  \
+        ringpost-loadgen group --members 10000 --in-flight 1\n  \
+        ringpost-loadgen idle --counts 5000,10000,19000 --server-pid 4242\n  \
+        ringpost-loadgen connect --users 2000 --conversations 20\n  \
+        ringpost-loadgen catch-up --users 10000 --messages 200\n\n\
         Exit status: 0 all checks passed, 1 a check or the run failed, 2 usage.",
     args_conflicts_with_subcommands = true
 )]
@@ -37,6 +49,33 @@ pub struct Cli {
 pub enum Scenario {
     /// Private messages between pairs of users, acknowledged by server and receiver
     Private(PrivateArgs),
+    /// Messages to groups whose members are all connected
+    Group(GroupArgs),
+    /// Pings, which the server answers at once: what it adds to a bare echo
+    Echo(EchoArgs),
+    /// Connections that stay idle: the server's memory for each, and what their heartbeats cost
+    Idle(IdleArgs),
+    /// Users who connect, are answered, and are gone: connections per second, time until usable
+    Connect(ConnectArgs),
+    /// Users with pending messages who connect at once: messages per second, time to caught up
+    CatchUp(CatchUpArgs),
+}
+
+impl Scenario {
+    /// What clap cannot check alone.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Scenario::Private(args) => args.check(),
+            Scenario::Group(args) => args.check(),
+            Scenario::Echo(args) => args.check(),
+            Scenario::Idle(args) => args.check(),
+            Scenario::Connect(args) => args.check(),
+            Scenario::CatchUp(args) => args.check(),
+        }
+    }
 }
 
 /// Which protocol the clients speak.
@@ -82,9 +121,35 @@ pub struct CommonArgs {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Print the first N frames of the first pair of users as they went over the wire
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
-    pub show: u32,
+    /// Connect from this address; several take turns, and each has some 28,000 ports. By default the
+    /// system chooses, and many connections to 127.0.0.0/8 are spread over 127.0.0.1, 127.0.0.2, …
+    #[arg(long = "source", value_name = "IP")]
+    pub sources: Vec<IpAddr>,
+}
+
+impl CommonArgs {
+    /// What clap cannot check alone; the run will have users up to number `users - 1`.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn check(&self, users: u32) -> Result<(), String> {
+        if !self.allow_remote && !self.server.ip().is_loopback() {
+            return Err(format!(
+                "{} is not a loopback address; load on other machines needs --allow-remote",
+                self.server
+            ));
+        }
+        if let Some(source) = self.sources.iter().find(|ip| ip.is_ipv4() != self.server.is_ipv4()) {
+            return Err(format!("--source {source} cannot connect to {}", self.server));
+        }
+        if let Some(prefix) = &self.prefix {
+            let longest = format!("{prefix}{}", users.saturating_sub(1));
+            if ringpost_core::ids::UserId::parse(&longest).is_none() {
+                return Err(format!("--prefix {prefix}: {longest} is not a valid user id"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The `private` scenario.
@@ -121,6 +186,9 @@ pub struct PrivateArgs {
     /// as one is no longer in flight
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
+    /// Print the first N frames of the first pair of users as they went over the wire
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub show: u32,
 }
 
 impl PrivateArgs {
@@ -140,12 +208,7 @@ impl PrivateArgs {
     /// A sentence for the user.
     pub fn check(&self) -> Result<(), String> {
         let common = &self.common;
-        if !common.allow_remote && !common.server.ip().is_loopback() {
-            return Err(format!(
-                "{} is not a loopback address; load on other machines needs --allow-remote",
-                common.server
-            ));
-        }
+        common.check(self.user_count())?;
         if !self.user_count().is_multiple_of(2) {
             return Err(format!("--users {} is odd; users come in pairs", self.users));
         }
@@ -158,18 +221,12 @@ impl PrivateArgs {
         if self.duration.is_zero() {
             return Err("--duration is 0; nothing would be measured".to_owned());
         }
-        if let Some(prefix) = &common.prefix {
-            let longest = format!("{prefix}{}", self.user_count() - 1);
-            if ringpost_core::ids::UserId::parse(&longest).is_none() {
-                return Err(format!("--prefix {prefix}: {longest} is not a valid user id"));
-            }
-        }
         Ok(())
     }
 }
 
 /// Seconds as a decimal number, at most an hour.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     if !(0.0..=3600.0).contains(&value) {
         return Err("must be from 0 to 3600 seconds".to_owned());
@@ -187,6 +244,7 @@ mod tests {
         let args = match cli.scenario {
             Some(Scenario::Private(args)) => args,
             None => cli.private,
+            Some(other) => panic!("{other:?} is not what these tests ask for"),
         };
         args.check().map(|()| args)
     }

@@ -213,11 +213,16 @@ impl Faults {
 
     /// Enters one; `example` is called only while examples are still wanted.
     pub fn add(&mut self, kind: FaultKind, example: impl FnOnce() -> String) {
+        self.add_many(kind, 1, example);
+    }
+
+    /// Enters several that one example stands for.
+    pub fn add_many(&mut self, kind: FaultKind, many: u64, example: impl FnOnce() -> String) {
         let count = &mut self.counts[kind as usize];
-        *count += 1;
-        if *count <= Self::EXAMPLES_MAX {
+        if *count < Self::EXAMPLES_MAX && many > 0 {
             self.examples.push((kind, example()));
         }
+        *count += many;
     }
 
     /// Enters all of `other`.

@@ -9,15 +9,18 @@ use crate::args::DialectName;
 
 /// A protocol, as a load-generating client speaks it. Functions that make a frame append its
 /// payload to `out`.
-pub trait Dialect: Send {
+pub trait Dialect: Send + Sync {
     /// The request target and the headers of an upgrade request.
     fn upgrade(&self, token: &str, device: &str) -> Upgrade;
 
-    /// A private message; `payload` is what the receiver shall get.
-    fn message(&self, id: &[u8], to: &str, payload: &[u8], out: &mut Vec<u8>);
+    /// A message to a user or a group; `payload` is what the receivers shall get.
+    fn message(&self, kind: Kind, id: &[u8], to: &str, payload: &[u8], out: &mut Vec<u8>);
 
     /// The receiver's acknowledgement of a message.
-    fn acknowledge(&self, id: &[u8], device: &str, out: &mut Vec<u8>);
+    fn acknowledge(&self, kind: Kind, id: &[u8], device: &str, out: &mut Vec<u8>);
+
+    /// The receiver's acknowledgement of a notice.
+    fn acknowledge_notice(&self, id: &[u8], device: &str, out: &mut Vec<u8>);
 
     /// A frame that the server answers at once with [`Incoming::Probe`], and that changes nothing.
     fn probe(&self, out: &mut Vec<u8>);
@@ -30,6 +33,15 @@ pub trait Dialect: Send {
     /// # Errors
     /// What is wrong with it.
     fn decode<'a>(&self, text: &'a [u8]) -> Result<Incoming<'a>, &'static str>;
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// To one user.
+    Private,
+    /// To all other members of a group.
+    Group,
 }
 
 /// What an upgrade request says.
@@ -51,11 +63,13 @@ pub enum Incoming<'a> {
     },
     /// Somebody sent us this.
     Message {
+        /// To us alone, or to a group.
+        kind: Kind,
         /// The id to acknowledge it by.
         id: &'a [u8],
         /// Who.
         from: &'a [u8],
-        /// To whom.
+        /// To whom: us, or the group.
         to: &'a [u8],
         /// What.
         payload: &'a [u8],
@@ -67,8 +81,11 @@ pub enum Incoming<'a> {
     },
     /// The answer to a probe.
     Probe,
-    /// Something that is not load, and that a client may ignore: presence, notices.
-    Notice,
+    /// Something that is not load: presence, an event of a group. A client acknowledges it.
+    Notice {
+        /// The id to acknowledge it by; may be empty.
+        id: &'a [u8],
+    },
 }
 
 /// The protocol of that name.

@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::mpsc::Sender;
@@ -15,20 +14,23 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use monoio::time::sleep;
+use socket2::SockRef;
 
-use crate::connect;
+use crate::connect::{self, Opened, Route};
 use crate::dialect::{Dialect, Incoming, Upgrade};
 use crate::outbox::Outbox;
 use crate::scenario::{Outcome, Scenario, Times};
 use crate::show::Show;
-use crate::sys::Timer;
+use crate::sys::{self, Timer};
 
 mod pump;
 
 /// What one thread is to do, besides its scenario.
 pub struct Plan {
-    /// Where the server is.
-    pub server: SocketAddr,
+    /// Where the server is, and where connections come from.
+    pub route: Route,
+    /// Number of this thread's first user in the run.
+    pub first_user: u32,
     /// Each connection's user, for messages to people, and its upgrade request.
     pub users: Vec<(String, Upgrade)>,
     /// What is spoken.
@@ -63,6 +65,23 @@ const PHASE_POLL: Duration = Duration::from_millis(2);
 /// An open loop never sleeps for less: messages due within it leave together, at most this late.
 const PACE_NS_MIN: u64 = 50_000;
 
+/// The runtime of a client thread.
+type Runtime = monoio::Runtime<monoio::time::TimeDriver<monoio::IoUringDriver>>;
+
+/// Makes it: one ring, settings as in the server.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn runtime() -> Result<Runtime, String> {
+    let mut ring = io_uring::IoUring::builder();
+    ring.setup_single_issuer().setup_coop_taskrun();
+    monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+        .uring_builder(ring)
+        .enable_timer()
+        .build()
+        .map_err(|error| format!("cannot set up io_uring: {error}"))
+}
+
 /// Runs one thread's part; `times` is set by the main thread when all threads are connected.
 pub fn run<S: Scenario + 'static>(
     plan: Plan,
@@ -71,17 +90,12 @@ pub fn run<S: Scenario + 'static>(
     reports: &Sender<(usize, Report)>,
     thread: usize,
 ) {
-    let mut ring = io_uring::IoUring::builder();
-    ring.setup_single_issuer().setup_coop_taskrun();
-    let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
-        .uring_builder(ring)
-        .enable_timer()
-        .build();
+    let runtime = runtime();
     // The main thread is gone only when it has given up on us.
     let tell = |report| drop(reports.send((thread, report)));
     let mut runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return tell(Report::Failed(format!("cannot set up io_uring: {error}"))),
+        Err(error) => return tell(Report::Failed(error)),
     };
     let client = Rc::new(Client::new(plan, scenario));
     runtime.block_on(async {
@@ -191,7 +205,13 @@ impl<S: Scenario + 'static> Client<S> {
     async fn connect_one(self: &Rc<Self>, conn: u16) -> Result<(), String> {
         let (_, upgrade) = &self.plan.users[usize::from(conn)];
         let seed = self.plan.seed ^ u64::from(conn);
-        let (stream, rest) = connect::open(self.plan.server, upgrade, seed).await?;
+        let index = self.plan.first_user + u32::from(conn);
+        let opened = connect::open(&self.plan.route, index, upgrade, seed).await?;
+        let Opened { stream, rest, .. } = opened;
+        // From here on the ring waits by itself.
+        SockRef::from(&sys::descriptor(&stream))
+            .set_nonblocking(false)
+            .map_err(|error| format!("cannot make the socket wait: {error}"))?;
         self.state.borrow_mut().links[usize::from(conn)].open = true;
         self.spawn_pumps(conn, stream, rest);
         self.probe(conn);
@@ -209,7 +229,7 @@ impl<S: Scenario + 'static> Client<S> {
     /// The connect phase has failed; the first reason is kept.
     fn fail(&self, conn: u16, why: &str) {
         let (user, _) = &self.plan.users[usize::from(conn)];
-        let reason = || format!("{user} at {}: {why}", self.plan.server);
+        let reason = || format!("{user} at {}: {why}", self.plan.route.server());
         self.failure.borrow_mut().get_or_insert_with(reason);
     }
 

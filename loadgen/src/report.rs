@@ -1,80 +1,156 @@
-//! The result of a run, for people and for programs, and the verdict on what limited it.
+//! The results of runs, for people and for programs, and the verdict on what limited them. What all
+//! scenarios report is here, the rest in one file for each kind.
+
+mod crowd;
+mod echo;
+mod group;
+mod private;
+
+pub use echo::echo;
+pub use group::group;
+pub use private::private;
 
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::args::PrivateArgs;
-use crate::check::FaultKind;
+pub use crowd::{catch_up, connect, idle};
+
+use crate::check::{FaultKind, Faults};
 use crate::cpu::Used;
 use crate::latency::Summary;
-use crate::scenario::Outcome;
 
-/// Everything that is known after a run.
+/// A result.
+pub trait Report {
+    /// Whether all checks passed.
+    fn ok(&self) -> bool;
+    /// For programs.
+    fn json(&self) -> String;
+    /// For people.
+    fn text(&self) -> String;
+}
+
+fn to_json(report: &impl Serialize) -> String {
+    serde_json::to_string(report).expect("a report has string keys and finite numbers")
+}
+
+/// What the CPU samples said.
+pub struct Measured {
+    /// Of this process.
+    pub client: Used,
+    /// The same of the server, where its process is known.
+    pub server: Option<Used>,
+}
+
+/// What a run cost, and what limited it.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    scenario: &'static str,
-    dialect: &'static str,
-    server: String,
-    users: u32,
-    pairs: u32,
-    in_flight_per_pair: u32,
-    payload_bytes: u32,
-    client_threads: u16,
-    /// Messages per second that were asked for; absent in a closed loop.
-    rate: Option<u32>,
-    warmup_s: f64,
-    duration_s: f64,
-    /// In the measured time: acknowledged to their sender and delivered to their receiver.
-    messages: u64,
-    messages_per_s: f64,
-    receipt: Summary,
-    delivery: Summary,
-    /// Open loop: how late the client itself was.
-    send_lag: Option<Summary>,
-    /// Open loop: due in the measured time, and not sent before its end.
-    unsent: u64,
+struct Cost {
     server_cpu: Option<Cpu>,
     client_cpu: Cpu,
     bottleneck: Bottleneck,
     /// Something else took the processors: latencies and throughput say little.
     disturbed: bool,
-    /// In the whole run.
-    sent: u64,
-    receipts: u64,
-    deliveries: u64,
-    foreign: u64,
-    /// Every check that failed, with its count.
-    faults: BTreeMap<&'static str, u64>,
-    fault_examples: Vec<String>,
-    ok: bool,
 }
 
-/// CPU time per message.
+impl Cost {
+    /// For so many `unit`s; `lag` is an open loop's.
+    fn new(measured: &Measured, count: u64, unit: &'static str, lag: Option<&Summary>) -> Cost {
+        let Measured { client, server } = measured;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Cost {
+            server_cpu: server.as_ref().map(|used| Cpu::new(used, count, unit)),
+            client_cpu: Cpu::new(client, count, unit),
+            bottleneck: bottleneck(client, server.as_ref(), lag),
+            disturbed: disturbed(client, server.as_ref(), cores),
+        }
+    }
+
+    fn write(&self, text: &mut String) {
+        if let Some(cpu) = &self.server_cpu {
+            cpu.write("server", text);
+        }
+        self.client_cpu.write("client", text);
+        line(text, format_args!("bottleneck  {}", self.bottleneck.words()));
+        if self.disturbed {
+            let note =
+                "something else kept the processors busy: throughput and latencies say little";
+            line(text, format_args!("            {note}"));
+        }
+    }
+}
+
+/// CPU time per message, or what else the scenario counts.
 #[derive(Debug, Serialize)]
-pub struct Cpu {
-    us_per_message: f64,
-    user_us_per_message: f64,
-    system_us_per_message: f64,
+struct Cpu {
+    per: &'static str,
+    us: f64,
+    user_us: f64,
+    system_us: f64,
     threads: Vec<CpuThread>,
 }
 
 /// The share of threads of one name.
 #[derive(Debug, Serialize)]
-pub struct CpuThread {
+struct CpuThread {
     name: String,
     count: u32,
-    us_per_message: f64,
+    us: f64,
     /// The busiest one's CPU time as a share of the measured time, 0 to 1.
     busiest: f64,
     /// That share, and its time spent ready to run without a CPU.
     busiest_or_waiting: f64,
 }
 
+impl Cpu {
+    fn new(used: &Used, count: u64, per: &'static str) -> Cpu {
+        let us = |seconds: f64| seconds * 1e6 / count.max(1) as f64;
+        let total = us(used.cpu_s);
+        let threads = used.threads.iter().map(|thread| CpuThread {
+            name: thread.name.clone(),
+            count: thread.count,
+            us: us(thread.cpu_s),
+            busiest: thread.busiest,
+            busiest_or_waiting: thread.busiest_or_waiting,
+        });
+        Cpu {
+            per,
+            us: total,
+            user_us: total * used.user_share,
+            system_us: total * (1.0 - used.user_share),
+            threads: threads.collect(),
+        }
+    }
+
+    fn write(&self, whose: &str, text: &mut String) {
+        line(
+            text,
+            format_args!(
+                "{whose} CPU  {:.2} µs per {} (user {:.2}, system {:.2})",
+                self.us, self.per, self.user_us, self.system_us
+            ),
+        );
+        for thread in self.threads.iter().filter(|thread| thread.us >= 0.005) {
+            let name = match thread.count {
+                1 => thread.name.clone(),
+                count => format!("{} ({count} threads)", thread.name),
+            };
+            line(
+                text,
+                format_args!(
+                    "  {name:<24} {:>6.2} µs   {:>3.0} % of a core, {:.0} % waiting for one",
+                    thread.us,
+                    thread.busiest * 100.0,
+                    (thread.busiest_or_waiting - thread.busiest) * 100.0
+                ),
+            );
+        }
+    }
+}
+
 /// What limited the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Bottleneck {
+enum Bottleneck {
     /// The client had no CPU time left while the server had, or sent late: the result says more
     /// about the client than about the server.
     Client,
@@ -88,13 +164,31 @@ pub enum Bottleneck {
     NotClient,
 }
 
+impl Bottleneck {
+    fn words(self) -> &'static str {
+        match self {
+            Bottleneck::Client => {
+                "THE CLIENT WAS THE BOTTLENECK: these numbers say little about the server"
+            }
+            Bottleneck::Both => "client and server had both no CPU time left",
+            Bottleneck::Server => "the server's busiest thread had no CPU time left",
+            Bottleneck::Neither => {
+                "client and server had CPU time left: what is in flight, the rate or the disk set the pace"
+            }
+            Bottleneck::NotClient => {
+                "the client had CPU time left (the server's was not measured: --server-pid)"
+            }
+        }
+    }
+}
+
 /// A thread that ran, or waited to run, for so much of the time had none left.
 const SATURATED: f64 = 0.9;
 /// A client that sends its 99th percentile later than this distorts latencies.
 const LAG_US_MAX: f64 = 1_000.0;
 
 /// Decides what limited a run. `lag` is the open loop's.
-pub fn bottleneck(client: &Used, server: Option<&Used>, lag: Option<&Summary>) -> Bottleneck {
+fn bottleneck(client: &Used, server: Option<&Used>, lag: Option<&Summary>) -> Bottleneck {
     let saturated =
         |used: &Used| used.threads.iter().any(|thread| thread.busiest_or_waiting >= SATURATED);
     let server = server.map(saturated);
@@ -115,7 +209,7 @@ const OWN_SHARE_MAX: f64 = 0.75;
 
 /// Whether something else than client and server kept the machine's `cores` busy. Without the
 /// server's process it cannot be known.
-pub fn disturbed(client: &Used, server: Option<&Used>, cores: usize) -> bool {
+fn disturbed(client: &Used, server: Option<&Used>, cores: usize) -> bool {
     let Some(server) = server else { return false };
     let own = (client.cpu_s + server.cpu_s) / client.wall_s;
     let waited = client.threads.iter().chain(&server.threads).any(|thread| {
@@ -124,229 +218,41 @@ pub fn disturbed(client: &Used, server: Option<&Used>, cores: usize) -> bool {
     waited && own < OWN_SHARE_MAX * cores as f64
 }
 
-impl Cpu {
-    fn new(used: &Used, messages: u64) -> Cpu {
-        let us = |seconds: f64| seconds * 1e6 / messages.max(1) as f64;
-        let total = us(used.cpu_s);
-        let threads = used.threads.iter().map(|thread| CpuThread {
-            name: thread.name.clone(),
-            count: thread.count,
-            us_per_message: us(thread.cpu_s),
-            busiest: thread.busiest,
-            busiest_or_waiting: thread.busiest_or_waiting,
-        });
-        Cpu {
-            us_per_message: total,
-            user_us_per_message: total * used.user_share,
-            system_us_per_message: total * (1.0 - used.user_share),
-            threads: threads.collect(),
-        }
-    }
-
-    fn write(&self, whose: &str, text: &mut String) {
-        line(
-            text,
-            format_args!(
-                "{whose} CPU  {:.2} µs per message (user {:.2}, system {:.2})",
-                self.us_per_message, self.user_us_per_message, self.system_us_per_message
-            ),
-        );
-        for thread in self.threads.iter().filter(|thread| thread.us_per_message >= 0.005) {
-            let name = match thread.count {
-                1 => thread.name.clone(),
-                count => format!("{} ({count} threads)", thread.name),
-            };
-            line(
-                text,
-                format_args!(
-                    "  {name:<24} {:>6.2} µs   {:>3.0} % of a core, {:.0} % waiting for one",
-                    thread.us_per_message,
-                    thread.busiest * 100.0,
-                    (thread.busiest_or_waiting - thread.busiest) * 100.0
-                ),
-            );
-        }
-    }
+/// The outcome of the checks.
+#[derive(Debug, Serialize)]
+struct Checks {
+    /// Messages of earlier runs that were delivered to these users.
+    foreign: u64,
+    /// Every check that failed, with its count.
+    faults: BTreeMap<&'static str, u64>,
+    fault_examples: Vec<String>,
+    ok: bool,
 }
 
-/// What the CPU samples said.
-pub struct Measured {
-    /// Seconds between the first and the last sample.
-    pub client: Used,
-    /// The same of the server, where its process is known.
-    pub server: Option<Used>,
-}
-
-impl Report {
-    /// Puts it together.
-    pub fn private(args: &PrivateArgs, outcome: Outcome, measured: &Measured) -> Report {
-        let duration_s = args.duration.as_secs_f64();
-        let lag = args.rate.map(|_| outcome.lag.summary());
-        let messages = outcome.completed;
-        let faults = FaultKind::ALL.into_iter().map(|kind| (kind, outcome.faults.count(kind)));
-        let faults: Vec<_> = faults.filter(|(_, count)| *count > 0).collect();
-        let examples = outcome.faults.examples().iter();
-        Report {
-            scenario: "private",
-            dialect: args.common.dialect.as_str(),
-            server: args.common.server.to_string(),
-            users: args.user_count(),
-            pairs: args.user_count() / 2,
-            in_flight_per_pair: args.in_flight,
-            payload_bytes: args.payload,
-            client_threads: args.common.threads,
-            rate: args.rate,
-            warmup_s: args.warmup.as_secs_f64(),
-            duration_s,
-            messages,
-            messages_per_s: messages as f64 / duration_s,
-            receipt: outcome.receipt.summary(),
-            delivery: outcome.delivery.summary(),
-            bottleneck: bottleneck(&measured.client, measured.server.as_ref(), lag.as_ref()),
-            disturbed: disturbed(
-                &measured.client,
-                measured.server.as_ref(),
-                std::thread::available_parallelism().map_or(1, usize::from),
-            ),
-            send_lag: lag,
-            unsent: outcome.unsent,
-            server_cpu: measured.server.as_ref().map(|used| Cpu::new(used, messages)),
-            client_cpu: Cpu::new(&measured.client, messages),
-            sent: outcome.sent,
-            receipts: outcome.receipts,
-            deliveries: outcome.deliveries,
-            foreign: outcome.foreign,
-            ok: faults.is_empty() && messages > 0,
-            faults: faults.iter().map(|(kind, count)| (kind.name(), *count)).collect(),
+impl Checks {
+    /// `came_through`: something happened at all.
+    fn new(faults: &Faults, foreign: u64, came_through: bool) -> Checks {
+        let counts = FaultKind::ALL.into_iter().map(|kind| (kind.name(), faults.count(kind)));
+        let counts: BTreeMap<_, _> = counts.filter(|(_, count)| *count > 0).collect();
+        let examples = faults.examples().iter();
+        Checks {
+            foreign,
+            ok: counts.is_empty() && came_through,
+            faults: counts,
             fault_examples: examples
                 .map(|(kind, example)| format!("{}: {example}", kind.describe()))
                 .collect(),
         }
     }
 
-    /// Whether all checks passed.
-    pub fn ok(&self) -> bool {
-        self.ok
-    }
-
-    /// For programs.
-    pub fn json(&self) -> String {
-        serde_json::to_string(self).expect("a report has string keys and finite numbers")
-    }
-
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        self.write_load(&mut text);
-        self.write_latencies(&mut text);
-        if let Some(cpu) = &self.server_cpu {
-            cpu.write("server", &mut text);
-        }
-        self.client_cpu.write("client", &mut text);
-        self.write_bottleneck(&mut text);
-        self.write_checks(&mut text);
-        text
-    }
-
-    fn write_load(&self, text: &mut String) {
-        let each_way = self.in_flight_per_pair.div_ceil(2);
-        let other_way = self.in_flight_per_pair / 2;
-        line(
-            text,
-            format_args!(
-                "private, {}: {} users in {} pairs, {} B payload, {} in flight per pair ({each_way} and {other_way})",
-                self.dialect, self.users, self.pairs, self.payload_bytes, self.in_flight_per_pair,
-            ),
-        );
-        let load = match self.rate {
-            Some(rate) => format!("open loop at {rate} messages/s"),
-            None => "closed loop".to_owned(),
+    /// `what` was checked; `fine` is what it was when all is well.
+    fn write(&self, what: &str, fine: &str, text: &mut String) {
+        let verdict = match (self.ok, self.faults.is_empty()) {
+            (true, _) => fine,
+            (false, true) => "FAILED, nothing came through",
+            (false, false) => "FAILED",
         };
-        line(
-            text,
-            format_args!(
-                "{load}, {} s warm-up, {} s measured, server {}, {} client thread(s)\n",
-                self.warmup_s, self.duration_s, self.server, self.client_threads
-            ),
-        );
-        line(
-            text,
-            format_args!(
-                "throughput  {:.0} messages/s ({} in {} s, each acknowledged to its sender and delivered)",
-                self.messages_per_s, self.messages, self.duration_s
-            ),
-        );
-        if self.unsent > 0 {
-            line(
-                text,
-                format_args!(
-                    "            {} messages that were due could not be sent: the server did not keep up",
-                    self.unsent
-                ),
-            );
-        }
-    }
-
-    fn write_latencies(&self, text: &mut String) {
-        line(text, format_args!("latency, ms       p50       p90       p99     p99.9       max"));
-        let mut row = |name: &str, summary: &Summary| {
-            let ms = |us: f64| us / 1e3;
-            line(
-                text,
-                format_args!(
-                    "  {name:<9} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>9.3}",
-                    ms(summary.p50_us),
-                    ms(summary.p90_us),
-                    ms(summary.p99_us),
-                    ms(summary.p999_us),
-                    ms(summary.max_us)
-                ),
-            );
-        };
-        row("receipt", &self.receipt);
-        row("delivery", &self.delivery);
-        if let Some(lag) = &self.send_lag {
-            row("send lag", lag);
-        }
-    }
-
-    fn write_bottleneck(&self, text: &mut String) {
-        let verdict = match self.bottleneck {
-            Bottleneck::Client => {
-                "THE CLIENT WAS THE BOTTLENECK: these numbers say little about the server"
-            }
-            Bottleneck::Both => "client and server had both no CPU time left",
-            Bottleneck::Server => "the server's busiest thread had no CPU time left",
-            Bottleneck::Neither => {
-                "client and server had CPU time left: the messages in flight, the rate or the disk set the pace"
-            }
-            Bottleneck::NotClient => {
-                "the client had CPU time left (the server's was not measured: --server-pid)"
-            }
-        };
-        line(text, format_args!("bottleneck  {verdict}"));
-        if self.disturbed {
-            let note =
-                "something else kept the processors busy: throughput and latencies say little";
-            line(text, format_args!("            {note}"));
-        }
-    }
-
-    fn write_checks(&self, text: &mut String) {
-        line(
-            text,
-            format_args!(
-                "checks      {} sent, {} acknowledged, {} delivered: {}",
-                self.sent,
-                self.receipts,
-                self.deliveries,
-                match (self.ok, self.messages) {
-                    (true, _) => "all in order, intact, exactly once",
-                    (false, 0) => "FAILED, no message came through",
-                    (false, _) => "FAILED",
-                }
-            ),
-        );
+        line(text, format_args!("checks      {what}: {verdict}"));
         if self.foreign > 0 {
             line(
                 text,
@@ -359,6 +265,28 @@ impl Report {
         for example in &self.fault_examples {
             line(text, format_args!("            {example}"));
         }
+    }
+}
+
+/// A table of latencies.
+fn write_latencies<'a>(
+    rows: impl IntoIterator<Item = (&'static str, &'a Summary)>,
+    text: &mut String,
+) {
+    line(text, format_args!("latency, ms       p50       p90       p99     p99.9       max"));
+    for (name, summary) in rows {
+        let ms = |us: f64| us / 1e3;
+        line(
+            text,
+            format_args!(
+                "  {name:<9} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>9.3}",
+                ms(summary.p50_us),
+                ms(summary.p90_us),
+                ms(summary.p99_us),
+                ms(summary.p999_us),
+                ms(summary.max_us)
+            ),
+        );
     }
 }
 
@@ -402,6 +330,7 @@ mod tests {
             assert_eq!(bottleneck(&busy(client), server.as_ref(), lag), expected);
         }
     }
+
     #[test]
     fn others_are_suspected_when_we_waited_for_cores_that_we_did_not_use() {
         let (calm, waiting) = (busy(0.2), busy(0.9));

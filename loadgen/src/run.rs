@@ -35,12 +35,17 @@ impl Run {
     }
 
     /// The user of connection `index`.
-    pub fn user(&self, index: u16) -> String {
+    pub fn user(&self, index: u32) -> String {
         format!("{}{index}", self.prefix)
     }
 
+    /// Group `index`.
+    pub fn group(&self, index: u32) -> String {
+        format!("{}g{index}", self.prefix)
+    }
+
     /// The device of connection `index`.
-    pub fn device(&self, index: u16) -> String {
+    pub fn device(&self, index: u32) -> String {
         format!("loadgen-{index}")
     }
 
@@ -135,7 +140,7 @@ mod tests {
     #[test]
     fn user_names_are_valid_and_fresh_by_default() {
         let run = Run::new(None);
-        assert!(ringpost_core::ids::UserId::parse(&run.user(u16::MAX)).is_some());
+        assert!(ringpost_core::ids::UserId::parse(&run.user(u16::MAX.into())).is_some());
         assert_eq!(Run::new(Some("bob-")).user(3), "bob-3");
     }
 

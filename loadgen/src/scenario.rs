@@ -1,6 +1,8 @@
 //! Scenarios: what the users of a run do. Each is a state machine without I/O: frames and the time
 //! go in, frames to send come out; the driver (`drive.rs`) moves the bytes.
 
+pub mod echo;
+pub mod group;
 pub mod private;
 
 use std::ops::Range;
@@ -67,6 +69,12 @@ pub struct Outcome {
     pub receipt: Latencies,
     /// Send to delivery, of the same.
     pub delivery: Latencies,
+    /// Groups: deliveries in the measured time.
+    pub measured_deliveries: u64,
+    /// Groups: send to the first receiver's delivery, of messages sent in the measured time.
+    pub first: Latencies,
+    /// Groups: send to the last receiver's.
+    pub last: Latencies,
     /// Open loop: due to sent, of messages that only the client itself held up.
     pub lag: Latencies,
     /// What went wrong.
@@ -85,6 +93,9 @@ impl Outcome {
             unsent: 0,
             receipt: Latencies::new(),
             delivery: Latencies::new(),
+            measured_deliveries: 0,
+            first: Latencies::new(),
+            last: Latencies::new(),
             lag: Latencies::new(),
             faults: Faults::default(),
         }
@@ -100,6 +111,9 @@ impl Outcome {
         self.unsent += other.unsent;
         self.receipt.merge(&other.receipt);
         self.delivery.merge(&other.delivery);
+        self.measured_deliveries += other.measured_deliveries;
+        self.first.merge(&other.first);
+        self.last.merge(&other.last);
         self.lag.merge(&other.lag);
         self.faults.merge(other.faults);
     }

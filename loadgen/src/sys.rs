@@ -1,9 +1,12 @@
-//! What the standard library does not give of the system: the limit of open files, and a timer
-//! that is finer than a millisecond. All unsafe code of this crate is here.
+//! What the standard library does not give of the system: the limit of open files, a timer that is
+//! finer than a millisecond, options of sockets. All unsafe code of this crate is here.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+
+use monoio::net::TcpStream;
+use socket2::Socket;
 
 /// Raises the soft limit of open files as far as it goes; gives it.
 pub fn raise_open_files() -> u64 {
@@ -66,4 +69,29 @@ impl Timer {
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// The descriptor of a stream, for what monoio does not offer.
+pub fn descriptor(stream: &TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: `stream` keeps the descriptor open for as long as it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
+}
+
+/// A bind chooses the address alone; connect chooses the port.
+///
+/// # Errors
+/// When the kernel does not know the option (before Linux 4.2).
+pub fn bind_without_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads one int, which `on` is, from a socket that `socket` keeps open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -17,6 +17,9 @@ pub const SHARDS_MAX: u16 = 256;
 /// Longest interval between two fsyncs that still deserves the name.
 const DURABILITY_INTERVAL_MS_MAX: u32 = 60_000;
 
+/// More than any connection or user can need, or a shard can serve.
+const RATE_MAX: u64 = 1_000_000;
+
 /// One value that can be set.
 #[derive(Debug)]
 pub struct Key {
@@ -62,7 +65,7 @@ pub const KEYS: &[Key] = &[
         default: Some("127.0.0.1:7070"),
         about: "Where WebSocket clients connect; in place of any [[listener]] of the file.",
         kind: Kind::Address {
-            set: |config, address| config.listeners = vec![Listener { address }],
+            set: |config, address| config.listeners = vec![Listener::at(address)],
         },
     },
     Key {
@@ -95,6 +98,31 @@ pub const KEYS: &[Key] = &[
                 or only the write, with an fsync every so many milliseconds or left to the \
                 kernel. Only fsync survives a power loss.",
         kind: Kind::Durability { set: |config, durability| config.durability = durability },
+    },
+    Key {
+        name: "reserve_percent",
+        default: Some("5"),
+        about: "Percent of the store's disk that are kept free, up to reserve_bytes: below, new \
+                messages are answered `try again` and the server is not ready; reading and \
+                acknowledging go on. 0 keeps nothing.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 50,
+            set: |config, percent| {
+                config.reserve.percent = u8::try_from(percent).expect("in its range");
+            },
+        },
+    },
+    Key {
+        name: "reserve_bytes",
+        default: Some("1073741824"),
+        about: "The most that is kept free of the store's disk, however large it is. 0 keeps \
+                nothing.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 1 << 50,
+            set: |config, bytes| config.reserve.bytes = bytes,
+        },
     },
     Key {
         name: "drain_s",
@@ -142,6 +170,66 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "address.upgrades_per_s",
+        default: Some("100"),
+        about: "Upgrade requests per second that one client address may make in the long run; \
+                0: any number. Loopback addresses are free.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 100_000,
+            set: |config, rate| config.address.upgrades_per_s = whole(rate),
+        },
+    },
+    Key {
+        name: "address.upgrade_burst",
+        default: Some("1000"),
+        about: "Upgrade requests that one client address may make at once after a pause.",
+        kind: Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+            set: |config, burst| config.address.upgrade_burst = whole(burst),
+        },
+    },
+    Key {
+        name: "address.handshakes_max",
+        default: Some("1024"),
+        about: "Upgrade requests of one client address that are not whole, at any time; 0: any \
+                number. Loopback addresses are free.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 1_000_000,
+            set: |config, most| config.address.handshakes_max = whole(most),
+        },
+    },
+    Key {
+        name: "revoke_within_s",
+        default: Some("120"),
+        about: "Seconds in which an author may take a message back; 0: always. A group's owner and \
+                admins may at any time.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 10 * 365 * 86_400,
+            set: |config, seconds| config.revoke_within_s = seconds,
+        },
+    },
+    Key {
+        name: "deflate",
+        default: Some("true"),
+        about: "Compress messages of clients that offer permessage-deflate (RFC 7692).",
+        kind: Kind::Flag { set: |config, on| config.deflate = on },
+    },
+    Key {
+        name: "deflate_level",
+        default: Some("1"),
+        about: "How hard messages are compressed: 1 costs least, 6 saves up to a quarter more bytes \
+                for twice to three times the processor time, 9 hardly any more.",
+        kind: Kind::Integer {
+            min: 1,
+            max: 9,
+            set: |config, level| config.deflate_level = u8::try_from(level).expect("in its range"),
+        },
+    },
+    Key {
         name: "metrics.public",
         default: Some("false"),
         about: "Answer /metrics without an API key.",
@@ -168,6 +256,56 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "rate_limit.requests_per_s",
+        default: Some("0"),
+        about: "Requests of one connection in a second, acknowledgements not counted; 0: no limit.",
+        kind: Kind::Integer {
+            min: 0,
+            max: RATE_MAX,
+            set: |config, number| config.rates.requests.per_s = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.requests_burst",
+        default: Some("100"),
+        about: "Requests of one connection that may come at once.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.requests.burst = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.messages_per_s",
+        default: Some("0"),
+        about: "Messages of one user in a second, over all connections; 0: no limit.",
+        kind: Kind::Integer {
+            min: 0,
+            max: RATE_MAX,
+            set: |config, number| config.rates.messages.per_s = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit.messages_burst",
+        default: Some("100"),
+        about: "Messages of one user that may come at once.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.messages.burst = in_range(number),
+        },
+    },
+    Key {
+        name: "rate_limit_strikes",
+        default: Some("100"),
+        about: "Refusals over these rates before a connection is closed.",
+        kind: Kind::Integer {
+            min: 1,
+            max: RATE_MAX,
+            set: |config, number| config.rates.strikes = in_range(number),
+        },
+    },
+    Key {
         name: "imboy.catchup_gap_ms",
         default: Some("100"),
         about: "imboy: pause between two messages pushed at connect, unless the first is \
@@ -186,10 +324,56 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Seconds {
             count_max: 16,
             max: 86_400,
-            set: |config, times_ms| config.dialects.imboy.c2c_retry_ms = times_ms,
+            set: |config, times_ms| config.dialects.imboy.retries.private = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.c2g_retry_s",
+        default: Some("3.5,7,10,15"),
+        about: "imboy: the same for a group message.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.group = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.apply_friend_retry_s",
+        default: Some("1.5,3,6,11,18"),
+        about: "imboy: the same for a friend request and its confirmation.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.friend_request = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.logged_another_device_retry_s",
+        default: Some("5,15"),
+        about: "imboy: the same for the news that another device has connected; after the last \
+                it is not told again.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.another_device = times_ms,
+        },
+    },
+    Key {
+        name: "imboy.s2c_retry_s",
+        default: Some("1000,2000"),
+        about: "imboy: the same for any other stored message of the server.",
+        kind: Kind::Seconds {
+            count_max: 16,
+            max: 86_400,
+            set: |config, times_ms| config.dialects.imboy.retries.notice = times_ms,
         },
     },
 ];
+
+/// A number that its key's range keeps within a `u32`.
+fn in_range(number: u64) -> u32 {
+    u32::try_from(number).expect("in its range")
+}
 
 /// The key with this dotted name.
 pub fn find(name: &str) -> Option<&'static Key> {
@@ -220,6 +404,20 @@ impl Key {
     /// Its flag without the dashes: dots and underscores to dashes.
     pub fn flag(&self) -> String {
         self.name.replace(['.', '_'], "-")
+    }
+
+    /// How it is written in a file: its default, else a value that may be given.
+    pub fn example(&self) -> String {
+        let given = self.default;
+        match &self.kind {
+            Kind::Integer { min, .. } => given.map_or_else(|| min.to_string(), str::to_owned),
+            Kind::Flag { .. } => given.unwrap_or("false").to_owned(),
+            Kind::Choice { of, .. } => format!("{:?}", given.unwrap_or(of[0])),
+            Kind::Address { .. } => format!("{:?}", given.unwrap_or("127.0.0.1:0")),
+            Kind::Path { .. } => format!("{:?}", given.unwrap_or("./path")),
+            Kind::Durability { .. } => format!("{:?}", given.unwrap_or("fsync")),
+            Kind::Seconds { .. } => format!("[{}]", given.unwrap_or_default().replace(',', ", ")),
+        }
     }
 
     /// What may be given, in words.
@@ -283,6 +481,11 @@ impl Key {
         }
         Ok(())
     }
+}
+
+/// A number whose range is far below the type's.
+fn whole(number: u64) -> u32 {
+    u32::try_from(number).expect("in its range")
 }
 
 fn durability(text: &str) -> Option<Durability> {

@@ -178,6 +178,8 @@ fn refused(answer: Answer) -> ApiError {
 fn shown(device: &Connected) -> Value {
     json!({
         "dialect": device.dialect.name(), "device": device.device.as_str(),
+        "platform": device.client.platform.as_str(),
+        "version": device.client.version.as_str(),
         "connections": device.connections, "since_ts": device.since_ms, "pending": device.pending,
     })
 }

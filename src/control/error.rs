@@ -98,8 +98,13 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 
+    /// 501: this server is not set up for it.
+    pub fn not_configured(message: &'static str) -> ApiError {
+        ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_configured", message)
+    }
+
     /// 503: later it may work.
-    pub fn unavailable(message: &'static str) -> ApiError {
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 }

@@ -345,7 +345,8 @@ fn new_id() -> Result<GroupId, ApiError> {
     GroupId::parse(&id).ok_or_else(|| ApiError::internal("a group id of ours is not one"))
 }
 
-fn group_id(field: &'static str, id: &str) -> Result<GroupId, ApiError> {
+/// The group id in a field or in the path.
+pub fn group_id(field: &'static str, id: &str) -> Result<GroupId, ApiError> {
     GroupId::parse(id).ok_or_else(|| {
         let wanted = "must be a group id: 1 to 64 of A-Z a-z 0-9 _ . @ : - and none of the \
                       reserved words";

@@ -24,10 +24,11 @@ pub async fn ready(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Api
     }
 }
 
-/// Version, shards, uptime, limits.
+/// Version, store epoch, shards, uptime, limits.
 pub async fn info(_: MayRead, State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "store_epoch": format!("{:016x}", shared.process.epoch),
         "shards": shared.process.mesh.shards(),
         "uptime_s": shared.process.health.uptime().as_secs(),
         "limits": {

@@ -16,12 +16,14 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use ringpost_storage::Gauges;
 
 use super::auth::Caller;
 use super::error::ApiError;
 use super::{Process, Shared};
 use crate::config::Scope;
 use crate::stats::{BUCKETS, Counter, Histogram, ShardStats};
+use crate::sys;
 
 /// The text of all metrics. Needs `read`, unless it is public.
 pub async fn metrics(
@@ -61,10 +63,17 @@ const ROWS: &[Row] = &[
     gauge("handshakes", "Sockets whose upgrade request is being read", |s| &s.handshakes),
     counter("accepted", "Sockets accepted", |s| &s.accepted),
     counter("refused", "Upgrade requests refused", |s| &s.refused),
+    counter("limited", "Upgrade requests over a limit of their address", |s| &s.limited),
     counter("accept_errors", "Accepts that failed or were dropped", |s| &s.accept_errors),
     counter("received_bytes", "Bytes read from sockets", |s| &s.bytes_in),
     counter("sent_bytes", "Bytes written to sockets", |s| &s.bytes_out),
     counter("messages", "WebSocket messages read", |s| &s.messages_in),
+    counter("inflated_from_bytes", "Bytes of compressed messages read", |s| &s.inflated_from_bytes),
+    counter("inflated_bytes", "What they inflated to", |s| &s.inflated_bytes),
+    counter("deflated_from_bytes", "Bytes of frames before compression, once per frame", |s| {
+        &s.deflated_from_bytes
+    }),
+    counter("deflated_bytes", "Bytes of the same frames after it", |s| &s.deflated_bytes),
     counter("frames", "Frames and handshake answers written", |s| &s.writes_out),
     counter("sends", "Writes to sockets; one may carry several frames", |s| &s.sends),
     counter("protocol_closes", "Connections ended for breaking the protocol", |s| {
@@ -84,6 +93,25 @@ const ROWS: &[Row] = &[
     gauge("waiting_connections", "Connections whose data frames wait", |s| &s.waiting),
     gauge("unfinished_bytes", "Bytes of unfinished or waiting messages", |s| &s.unfinished_bytes),
     gauge("queued_bytes", "Bytes that wait to be written to sockets", |s| &s.queued_bytes),
+    gauge("users", "Users in memory", |s| &s.users),
+    gauge("conversations", "Conversations in memory", |s| &s.conversations),
+    gauge("requests", "Requests taken from sockets and not answered yet", |s| &s.requests),
+    gauge("loads_waiting", "Loads without an answer yet", |s| &s.loads_waiting),
+    gauge("catch_ups", "Devices that catch up or wait for it", |s| &s.catch_ups),
+];
+
+/// The store's sizes: name, meaning, value.
+type StoreRow = (&'static str, &'static str, fn(&Gauges) -> u64);
+
+const STORE_ROWS: &[StoreRow] = &[
+    ("store_wal_bytes", "Files of the write-ahead log", |g| g.wal),
+    ("store_memtable_bytes", "Memtables, those being flushed included", |g| g.memtables),
+    ("store_block_cache_bytes", "Blocks of table files in the cache", |g| g.block_cache),
+    ("store_table_reader_bytes", "Indexes and filters of open table files", |g| g.table_readers),
+    ("store_table_bytes", "Table files on disk", |g| g.tables),
+    ("store_compaction_pending_bytes", "What compactions are behind by", |g| g.compaction_pending),
+    ("store_background_errors", "Failed flushes and compactions", |g| g.background_errors),
+    ("store_write_stopped", "1 while writes wait for flushes or compactions", |g| g.write_stopped),
 ];
 
 /// Reads the counters when it is asked to.
@@ -97,7 +125,7 @@ impl fmt::Debug for Page {
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let Process { health, stats, .. } = &self.0;
+        let Process { mesh, health, stats, store, epoch: _ } = &self.0;
         for row in ROWS {
             let mut family = encoder.encode_descriptor(row.name, row.help, None, row.kind)?;
             for (index, shard) in stats.shards().iter().enumerate() {
@@ -117,9 +145,31 @@ impl Collector for Page {
         let help = "1 when new connections should be sent here";
         let ready = u64::from(health.ready().is_ok());
         single(&mut encoder, "ready", help, MetricType::Gauge, ready)?;
+        let (free, reserve) = health.disk();
+        let help = "Free bytes of the store's disk";
+        single(&mut encoder, "disk_free_bytes", help, MetricType::Gauge, free)?;
+        let help = "Bytes of the store's disk that are kept free";
+        single(&mut encoder, "disk_reserve_bytes", help, MetricType::Gauge, reserve)?;
         let help = "Time since the process began";
         let uptime = health.uptime().as_secs();
         single(&mut encoder, "uptime_seconds", help, MetricType::Gauge, uptime)?;
+        let help = "Questions of the HTTP API that shards have not answered yet";
+        single(&mut encoder, "api_questions", help, MetricType::Gauge, mesh.asks() as u64)?;
+        let help = "The version that runs: 1, with its name as a label";
+        let mut family = encoder.encode_descriptor("build", help, None, MetricType::Gauge)?;
+        let labels = [("version", env!("CARGO_PKG_VERSION"))];
+        one(family.encode_family(&labels)?, MetricType::Gauge, 1)?;
+        if let Some(store) = store.upgrade() {
+            let gauges = store.gauges();
+            for (name, help, of) in STORE_ROWS {
+                single(&mut encoder, name, help, MetricType::Gauge, of(&gauges))?;
+            }
+        }
+        let (now, peak) = sys::allocated_bytes();
+        let help = "Memory that the allocator holds from the kernel";
+        single(&mut encoder, "allocator_bytes", help, MetricType::Gauge, now)?;
+        let help = "The same, at most so far";
+        single(&mut encoder, "allocator_peak_bytes", help, MetricType::Gauge, peak)?;
         process(&mut encoder)
     }
 }
@@ -205,6 +255,8 @@ mod tests {
     use crate::health::Health;
     use crate::mesh::Mesh;
     use crate::stats::Stats;
+    use ringpost_storage::{Fake, FakeSeed, Log};
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     fn text(process: Process) -> String {
@@ -222,7 +274,9 @@ mod tests {
         stats.shards()[0].connections.set(7);
         stats.shards()[1].messages_in.set(9);
         stats.log().committed(3, 5, Duration::from_micros(1000));
-        let text = text(Process { mesh, health: Health::default(), stats });
+        let log: Arc<dyn Log> = Arc::new(Fake::new(FakeSeed::default()));
+        let store = Arc::downgrade(&log);
+        let text = text(Process { mesh, health: Health::default(), stats, store, epoch: 0 });
         for line in [
             "ringpost_connections{shard=\"0\"} 7",
             "ringpost_connections{shard=\"1\"} 0",
@@ -235,12 +289,48 @@ mod tests {
             "ringpost_log_commit_seconds_sum 0.001",
             "ringpost_log_commit_seconds_count 1",
             "ringpost_ready 0",
+            "ringpost_api_questions 0",
+            "ringpost_store_background_errors 0",
+            concat!("ringpost_build{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "# TYPE ringpost_cpu_seconds counter",
             "# TYPE ringpost_resident_bytes gauge",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_document_has_what_is_served_and_nothing_else() {
+        let (mesh, _inboxes) = Mesh::new(1).expect("a descriptor");
+        let log: Arc<dyn Log> = Arc::new(Fake::new(FakeSeed::default()));
+        let store = Arc::downgrade(&log);
+        let text = text(Process { mesh, health: Health::default(), stats: Stats::new(1), store });
+        let mut served = BTreeSet::new();
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').expect("a name and a kind");
+            let total = if kind == "counter" { "_total" } else { "" };
+            let of_shard = text.contains(&format!("{name}{total}{{shard="));
+            let label = if of_shard { "shard" } else { "" };
+            served.insert((format!("{name}{total}"), kind.to_owned(), label.to_owned()));
+        }
+        // | `name` | kind | label | meaning |
+        let row = |line: &str| {
+            let mut cells = line.strip_prefix("| `ringpost_")?.split('|').map(str::trim);
+            let name = format!("ringpost_{}", cells.next()?.trim_end_matches('`'));
+            let (kind, label) = (cells.next()?.to_owned(), cells.next()?.to_owned());
+            assert!(cells.next().is_some_and(|meaning| !meaning.is_empty()), "{name}");
+            let label = if label == "version" { String::new() } else { label };
+            Some((name, kind, label))
+        };
+        let documented = include_str!("../../METRICS.md").lines().filter_map(row);
+        assert_eq!(documented.collect::<BTreeSet<_>>(), served);
+    }
+
+    #[test]
+    fn the_allocator_says_what_it_holds() {
+        let (now, peak) = sys::allocated_bytes();
+        assert!(now > 1 << 16 && peak >= now, "{now} {peak}");
     }
 
     #[test]

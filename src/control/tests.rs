@@ -36,7 +36,9 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         let (mesh, mut inboxes) = Mesh::new(1).expect("a descriptor");
-        let process = Process { mesh, health: Health::default(), stats: Stats::new(1) };
+        let store = Weak::<ringpost_storage::Fake>::new();
+        let (health, stats) = (Health::default(), Stats::new(1));
+        let process = Process { mesh, health, stats, store, epoch: 0xabc };
         let inbox = inboxes.remove(0);
         let shard = thread::spawn(move || play(&inbox));
         let keys = ApiKeys::new(keys, || Ok::<_, ()>("k".to_owned())).expect("no error");

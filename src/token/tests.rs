@@ -1,19 +1,21 @@
 //! What makes a token good or bad, one table each. Times are relative to `NOW_MS`.
 
 use super::*;
+use crate::testing::keys::Pair;
 
 const SECRET: &str = "a secret of thirty-two bytes, so";
 const NOW_S: u64 = 1_800_000_000;
 const NOW_MS: u64 = NOW_S * 1000;
 
 fn generated() -> (Tokens, Signer) {
-    keys(&[], || Ok(SECRET.to_owned())).expect("no file is read")
+    let (tokens, signer) = keys(&[], || Ok(SECRET.to_owned())).expect("no file is read");
+    (tokens, signer.expect("a secret signs"))
 }
 
 fn auth(kid: Option<&str>, secret: &str) -> Auth {
     Auth {
         kid: kid.map(str::to_owned),
-        secret: Secret::Inline(secret.to_owned()),
+        key: TokenKey::Secret(secret.to_owned()),
         user_claim: "sub".to_owned(),
         require: BTreeMap::new(),
     }
@@ -58,8 +60,8 @@ fn the_example_of_rfc_7515_appendix_a_1_is_verified() {
                  ODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1\
                  p1r_wW1gFWFOEjXk";
     let rules = Rules { user_claim: "iss".to_owned(), require: BTreeMap::new() };
-    let key =
-        Key { kid: None, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(&key), rules };
+    let key = jsonwebtoken::DecodingKey::from_secret(&key);
+    let key = Key { kid: None, check: CheckKey { algorithm: Algorithm::HS256, key }, rules };
     let tokens = Tokens { keys: vec![key] };
     let claims = tokens.check(1_300_819_379_000, token).expect("good then");
     assert_eq!(claims.user.as_str(), "joe");
@@ -225,6 +227,7 @@ fn the_user_claim_and_required_values_are_configurable() {
     ] {
         assert_eq!(check(claims.clone()), Err(TokenFault::Invalid), "{claims}");
     }
+    let signer = signer.expect("a secret signs");
     let token = signer.mint(NOW_MS, &grant("u2")).expect("in range");
     assert_eq!(tokens.check(NOW_MS, &token).expect("good").user.as_str(), "u2");
 }
@@ -244,6 +247,7 @@ fn keys_are_chosen_by_kid() {
     assert!(!check(json!({"alg": "HS256", "kid": "old"}), SECRET));
     assert!(!check(json!({"alg": "HS256", "kid": "else"}), SECRET));
     assert!(!check(json!({"alg": "HS256"}), SECRET));
+    let signer = signer.expect("a secret signs");
     let token = signer.mint(NOW_MS, &grant("u1")).expect("in range");
     assert_eq!(jsonwebtoken::decode_header(&token).expect("a header").kid.as_deref(), Some("new"));
     assert!(tokens.check(NOW_MS, &token).is_ok());
@@ -270,7 +274,7 @@ fn secrets_come_from_files_too() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("secret");
     let mut auth = auth(None, "");
-    auth.secret = Secret::File(path.clone());
+    auth.key = TokenKey::SecretFile(path.clone());
     let missing = keys(std::slice::from_ref(&auth), || unreachable!("configured"));
     let error = missing.err().expect("there is no file").to_string();
     assert!(error.contains("secret"), "{error}");
@@ -329,4 +333,46 @@ fn grants_out_of_range_are_refused_with_their_field() {
     assert_eq!(field(Grant { app: Some(String::new()), ..grant("u") }), "app");
     assert_eq!(field(Grant { ttl_s: 0, ..grant("u") }), "ttl_s");
     assert_eq!(field(Grant { ttl_s: TTL_S_MAX + 1, ..grant("u") }), "ttl_s");
+}
+
+#[test]
+fn public_keys_and_secrets_stand_beside_each_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (pem, set) = (directory.path().join("key.pem"), directory.path().join("keys.json"));
+    let (ec, ed, other) = (Pair::es256(1), Pair::eddsa(2), Pair::eddsa(3));
+    std::fs::write(&pem, ec.pem()).expect("written");
+    let jwks = json!({"keys": [ed.jwk(Some("new")), other.jwk(Some("old"))]});
+    std::fs::write(&set, jwks.to_string()).expect("written");
+    let mut auths = [auth(Some("p"), ""), auth(None, ""), auth(Some("s"), SECRET)];
+    auths[0].key = TokenKey::PublicKeyFile(pem.clone());
+    auths[1].key = TokenKey::JwksFile(set.clone());
+    auths[1].user_claim = "uid".to_owned();
+    let (tokens, signer) = keys(&auths, || unreachable!("configured")).expect("good files");
+    let sub = json!({"sub": "s1", "exp": NOW_S + 60});
+    let uid = json!({"uid": "u1", "exp": NOW_S + 60});
+    for (token, user) in [
+        (ec.token(Some("p"), &sub), Some("s1")),
+        (ec.token(None, &sub), None),
+        (ec.token(Some("new"), &sub), None),
+        (ed.token(Some("new"), &uid), Some("u1")),
+        (ed.token(Some("new"), &sub), None),
+        (ed.token(Some("old"), &uid), None),
+        (other.token(Some("old"), &uid), Some("u1")),
+        (Pair::eddsa(9).token(Some("new"), &uid), None),
+        (hs256_token(&sub), None),
+    ] {
+        let found = tokens.check(NOW_MS, &token).ok().map(|claims| claims.user.to_string());
+        assert_eq!(found.as_deref(), user, "{token}");
+    }
+    // The only secret signs, though it is not the first key.
+    let token = signer.expect("there is a secret").mint(NOW_MS, &grant("u2")).expect("in range");
+    assert_eq!(tokens.check(NOW_MS, &token).expect("good").user.as_str(), "u2");
+    assert!(keys(&auths[..2], || unreachable!("configured")).expect("good files").1.is_none());
+    // What is wrong with a file is told with the setting and the file.
+    std::fs::write(&set, "{}").expect("written");
+    let error = keys(&auths, || unreachable!("configured")).err().expect("no set").to_string();
+    assert!(error.starts_with(&format!("auth.jwks_file: {}: is no JWK set", set.display())));
+    std::fs::write(&pem, "x".repeat(PEM_BYTES_MAX + 1)).expect("written");
+    let error = keys(&auths, || unreachable!("configured")).err().expect("too long").to_string();
+    assert!(error.starts_with("auth.public_key_file: "), "{error}");
 }

@@ -61,6 +61,7 @@ impl Batch {
     pub fn entry(&mut self, entry: &Entry, bytes: &[u8]) {
         match entry {
             Entry::Message { conversation, record } => self.message(*conversation, record, bytes),
+            Entry::Emptied { conversation, record } => self.record(*conversation, record, bytes),
             Entry::Conversation { key, conversation } => {
                 self.row(&keys::conversation(*key), |out| {
                     value::put_conversation(out, conversation);
@@ -115,11 +116,7 @@ impl Batch {
     }
 
     fn message(&mut self, conversation: ConvKey, entry: &MessageEntry, bytes: &[u8]) {
-        assert!(entry.seq > 0, "seqs count from 1");
-        let view = entry.record(bytes);
-        self.key(PUT, Family::Log, &keys::log(conversation, entry.seq));
-        varint(&mut self.ops, record::len(&view));
-        record::put(&mut self.ops, &view);
+        self.record(conversation, entry, bytes);
         self.row_in(Family::Ids, &keys::id(entry.id), |out| {
             value::put_place(out, conversation, entry.seq);
         });
@@ -129,6 +126,14 @@ impl Batch {
                 value::put_stored(out, stored);
             });
         }
+    }
+
+    fn record(&mut self, conversation: ConvKey, entry: &MessageEntry, bytes: &[u8]) {
+        assert!(entry.seq > 0, "seqs count from 1");
+        let view = entry.record(bytes);
+        self.key(PUT, Family::Log, &keys::log(conversation, entry.seq));
+        varint(&mut self.ops, record::len(&view));
+        record::put(&mut self.ops, &view);
     }
 
     /// Puts a row, or deletes it.
@@ -166,7 +171,7 @@ impl Batch {
         self.ops.extend_from_slice(value);
     }
 
-    fn delete(&mut self, family: Family, key: &[u8]) {
+    pub(crate) fn delete(&mut self, family: Family, key: &[u8]) {
         self.key(DELETE, family, key);
     }
 

@@ -5,6 +5,8 @@
 //! <store>/lock      locked as long as a process has the store open
 //! <store>/rocks/    RocksDB's files
 //! <store>/torn/     ends of the write-ahead log that were cut off at an opening
+//! <store>/lost/     what repairs have cut off
+//! <store>/repairing a repair has begun and must be finished
 //! ```
 //!
 //! This is the part of an opening that comes before RocksDB's. It never gives up an intact batch:
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::FORMAT;
 use crate::error::{Hole, LogError, hex};
+use crate::repair;
 use crate::wal::{self, Damage, Scan};
 
 /// How many torn ends are kept for whoever wants to look at them.
@@ -102,6 +105,11 @@ impl Directory {
         Ok(Directory { path: path.to_owned(), seal, _lock: file })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// RocksDB's directory.
     pub fn rocks(&self) -> PathBuf {
         self.path.join("rocks")
@@ -117,9 +125,38 @@ impl Directory {
     /// Reads the write-ahead log. A torn end is cut off; a hole is an error and nothing is
     /// changed. Afterwards every byte of the log has been verified.
     pub fn recover(&self) -> Result<(Scan, Option<Torn>), LogError> {
+        if self.path.join(repair::NOTE).exists() {
+            return Err(LogError::Repairing { path: self.path.clone() });
+        }
+        let scan = self.scan()?;
+        let Some(damage) = &scan.damage else {
+            return Ok((scan, None));
+        };
+        let (file, bytes) = &scan.files[damage.file];
+        if self.is_hole(&scan, damage) {
+            return Err(LogError::Hole(Box::new(Hole {
+                file: file.clone(),
+                offset: damage.offset,
+                what: damage.what,
+                before: scan.last,
+                after: damage.after,
+                store: self.path.clone(),
+            })));
+        }
+        // Only a creation that was interrupted leaves nothing at all, and it writes little.
+        if *bytes > CREATION_BYTES_MAX && self.is_empty_before(&scan)? {
+            let what = format!("nothing in it can be read ({} at byte 0)", damage.what);
+            return Err(LogError::Corrupt { file: Some(file.clone()), what });
+        }
+        let torn = self.cut(file, damage).map_err(|e| write_failed(file, &e))?;
+        Ok((scan, Some(torn)))
+    }
+
+    /// Reads the write-ahead log and changes nothing.
+    pub fn scan(&self) -> Result<Scan, LogError> {
         let rocks = self.rocks();
         if !rocks.exists() {
-            return Ok((Scan::default(), None));
+            return Ok(Scan::default());
         }
         let scan = wal::scan(&rocks, self.seal).map_err(|e| read_failed(&rocks, &e))?;
         if let Some((file, offset)) = scan.foreign {
@@ -127,30 +164,30 @@ impl Directory {
             let what = format!("at byte {offset} is a record that this store did not write");
             return Err(LogError::Corrupt { file, what });
         }
-        let Some(damage) = &scan.damage else {
-            return Ok((scan, None));
-        };
-        let (file, bytes) = &scan.files[damage.file];
+        Ok(scan)
+    }
+
+    /// Whether a damage is more than the end of the last write.
+    pub fn is_hole(&self, scan: &Scan, damage: &Damage) -> bool {
         // A file is begun when the one before is synced: only the last one can be torn.
         let last = scan.files[damage.file + 1..].iter().all(|(_, bytes)| *bytes == 0);
-        if damage.after.is_some() || !last {
-            return Err(LogError::Hole(Box::new(Hole {
-                file: file.clone(),
-                offset: damage.offset,
-                what: damage.what,
-                before: scan.last,
-                after: damage.after,
-            })));
+        damage.after.is_some() || !last
+    }
+
+    /// Whether nothing was ever stored in front of the damage, neither in the log nor in tables.
+    pub fn is_empty_before(&self, scan: &Scan) -> Result<bool, LogError> {
+        let rocks = self.rocks();
+        Ok(scan.batches == 0 && !has_tables(&rocks).map_err(|e| read_failed(&rocks, &e))?)
+    }
+
+    /// RocksDB, which ends with `batch`, must have found what was found here.
+    pub fn compare(&self, scan: &Scan, batch: u64) -> Result<(), LogError> {
+        if batch < scan.last {
+            let log = scan.last;
+            let what = format!("the write-ahead log ends with batch {log}, RocksDB with {batch}");
+            return Err(LogError::Corrupt { file: None, what });
         }
-        // Only a creation that was interrupted leaves nothing at all, and it writes little.
-        let nothing =
-            scan.batches == 0 && !has_tables(&rocks).map_err(|e| read_failed(&rocks, &e))?;
-        if nothing && *bytes > CREATION_BYTES_MAX {
-            let what = format!("nothing in it can be read ({} at byte 0)", damage.what);
-            return Err(LogError::Corrupt { file: Some(file.clone()), what });
-        }
-        let torn = self.cut(file, damage).map_err(|e| write_failed(file, &e))?;
-        Ok((scan, Some(torn)))
+        Ok(())
     }
 
     /// Cuts a file at `damage`, behind which there is nothing intact. The bytes are copied first,
@@ -227,11 +264,11 @@ fn parse_identity(line: &str) -> Option<(u32, [u8; 8])> {
     (identity(format, seal) == line).then_some((format, seal))
 }
 
-fn read_failed(path: &Path, error: &io::Error) -> LogError {
+pub(crate) fn read_failed(path: &Path, error: &io::Error) -> LogError {
     LogError::Read(format!("{}: {error}", path.display()))
 }
 
-fn write_failed(path: &Path, error: &io::Error) -> LogError {
+pub(crate) fn write_failed(path: &Path, error: &io::Error) -> LogError {
     LogError::Write(format!("{}: {error}", path.display()))
 }
 

@@ -35,6 +35,15 @@ pub enum LogError {
         /// What this program reads and writes.
         known: u32,
     },
+    /// A repair has begun and was interrupted. Nothing was changed.
+    #[error(
+        "a repair of the store was interrupted; finish it: `ringpost repair --yes {}`",
+        path.display()
+    )]
+    Repairing {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// Acknowledged batches are missing or unreadable. Nothing was changed.
     #[error(transparent)]
     Hole(Box<Hole>),
@@ -73,9 +82,10 @@ pub enum LogError {
 #[error(
     "acknowledged messages are damaged: {} is damaged at byte {offset} ({what}), after batch \
      {before} and before {}. Nothing was changed. Restore a backup, or give up what is missing \
-     with `ringpost repair`",
+     with `ringpost repair {}`",
     file.display(),
-    after.map_or_else(|| "another file".to_owned(), |after| format!("the intact batch {after}"))
+    after.map_or_else(|| "another file".to_owned(), |after| format!("the intact batch {after}")),
+    store.display()
 )]
 pub struct Hole {
     /// The damaged file of the write-ahead log.
@@ -89,6 +99,8 @@ pub struct Hole {
     /// The first intact batch behind it; without one, a later file shows that this was not the
     /// end of the log.
     pub after: Option<u64>,
+    /// The store's directory.
+    pub store: PathBuf,
 }
 
 fn named(file: &Option<PathBuf>) -> String {
@@ -117,9 +129,10 @@ mod tests {
             what: "checksum",
             before: 3,
             after: Some(5),
+            store: "/data".into(),
         }));
         assert!(hole.to_string().contains("000007.log is damaged at byte 512"));
         assert!(hole.to_string().contains("after batch 3 and before the intact batch 5"));
-        assert!(hole.to_string().contains("`ringpost repair`"));
+        assert!(hole.to_string().contains("`ringpost repair /data`"));
     }
 }

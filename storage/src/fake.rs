@@ -200,6 +200,11 @@ impl Log for Fake {
         load::load(&*self.state(), load).map_err(LogError::from)
     }
 
+    fn set_room(&self, _free: u64) -> Result<(), LogError> {
+        // There is nothing to merge.
+        Ok(())
+    }
+
     fn gauges(&self) -> Gauges {
         let state = self.state();
         let sizes = state.families.values().flatten().map(|(key, value)| key.len() + value.len());

@@ -186,6 +186,12 @@ pub fn log(conversation: ConvKey, seq: u64) -> [u8; LOG_BYTES] {
     key
 }
 
+/// The conversation and seq of a `log` key.
+pub fn parse_log(key: &[u8]) -> Result<(ConvKey, u64), Malformed> {
+    let seq = log_seq(key)?;
+    Ok((parse_conv(&key[..CONV_BYTES])?, seq))
+}
+
 /// The seq of a `log` key.
 pub fn log_seq(key: &[u8]) -> Result<u64, Malformed> {
     let key: &[u8; LOG_BYTES] =
@@ -312,6 +318,37 @@ pub fn conversation(key: ConvKey) -> Key {
     row
 }
 
+/// What a key of `rows` is about, as far as it is about a conversation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Row {
+    /// A conversation's full name.
+    Conversation(ConvKey),
+    /// A device's cursor in it.
+    Cursor(ConvKey),
+    /// A user's mark for it.
+    Mark(ConvKey),
+    /// None of these.
+    Other,
+}
+
+/// Reads a key of `rows`.
+pub fn parse_row(key: &[u8]) -> Result<Row, Malformed> {
+    const SHORT: Malformed = Malformed("a key of rows ends too early");
+    let (slot, rest) = key.split_first_chunk::<2>().ok_or(SHORT)?;
+    let (kind, rest) = rest.split_first().ok_or(SHORT)?;
+    // What stands behind the user.
+    let conversation = || {
+        let end = rest.iter().position(|&byte| byte == 0).ok_or(SHORT)?;
+        parse_conv(rest[end + 1..].get(..CONV_BYTES).ok_or(SHORT)?)
+    };
+    match *kind {
+        kind::CONVERSATION => parse_conv(&[slot, rest].concat()).map(Row::Conversation),
+        kind::CURSOR => conversation().map(Row::Cursor),
+        kind::MARK => conversation().map(Row::Mark),
+        _ => Ok(Row::Other),
+    }
+}
+
 /// The end of a device's or cursor's key: dialect, name.
 pub fn parse_device(bytes: &[u8]) -> Result<DeviceId, Malformed> {
     let (&dialect, name) = bytes.split_first().ok_or(Malformed("a key ends before its device"))?;
@@ -405,6 +442,20 @@ mod tests {
     fn what_was_put_into_a_key_comes_out() {
         assert_eq!(parse_conv(&conv(conv_key(9))), Ok(conv_key(9)));
         assert_eq!(log_seq(&log(conv_key(9), u64::MAX)), Ok(u64::MAX));
+        assert_eq!(parse_log(&log(conv_key(9), 7)), Ok((conv_key(9), 7)));
+        let ann = user_id("ann");
+        for (key, row) in [
+            (conversation(conv_key(9)), Row::Conversation(conv_key(9))),
+            (cursor(&ann, conv_key(9), &phone()), Row::Cursor(conv_key(9))),
+            (mark(&ann, conv_key(9)), Row::Mark(conv_key(9))),
+            (device(&ann, &phone()), Row::Other),
+            (user(&ann), Row::Other),
+        ] {
+            assert_eq!(parse_row(&key), Ok(row), "{row:?}");
+        }
+        let full = cursor(&ann, conv_key(9), &phone());
+        let whole = full.len() - "\x01phone".len();
+        assert!((0..whole).all(|end| parse_row(&full[..end]).is_err()));
         let key = device(&user_id("ann"), &phone());
         assert_eq!(parse_device(&key[devices(&user_id("ann")).len()..]), Ok(phone()));
         let key = owed(Slot(9), MessageId([8; 12]));

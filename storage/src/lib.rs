@@ -16,6 +16,7 @@
 //! | `load` | what a `Load` means, over three ways to read |
 //! | `directory`, `wal`, `crc32c` | the lock, and the verified end of the write-ahead log |
 //! | `opening` | what a store says about itself |
+//! | `repair` | giving up what a hole has damaged, when an operator says so |
 //! | `rocks` | RocksDB: its options, commits, reads; the only user of that crate |
 //! | `fake` | the same in memory, with crash images |
 //!
@@ -33,6 +34,7 @@ mod keys;
 mod load;
 mod opening;
 mod record;
+mod repair;
 mod rocks;
 mod value;
 mod wal;
@@ -42,9 +44,11 @@ use std::str::FromStr;
 use ringpost_core::event::{Load, Loaded};
 
 pub use batch::Batch;
+pub use crc32c::crc32c;
 pub use directory::Torn;
 pub use error::{Hole, LogError};
 pub use fake::{Fake, FakeSeed};
+pub use repair::{Finding, Loss, Mended, Repair};
 pub use rocks::{Options, Rocks};
 
 /// Version of the format that this program writes. It reads the earlier ones, and makes a store of
@@ -85,6 +89,13 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// As for [`Log::load_cached`].
     fn load(&self, load: &Load) -> Result<Loaded, LogError>;
+
+    /// Says how many bytes are free on the store's disk: merges of table files, which need as
+    /// much again before they give anything back, pause while there may be too little.
+    ///
+    /// # Errors
+    /// They could not be paused or resumed; nothing else is the matter.
+    fn set_room(&self, free: u64) -> Result<(), LogError>;
 
     /// Sizes for the metrics. May read the directory.
     fn gauges(&self) -> Gauges;
@@ -198,8 +209,14 @@ pub struct Gauges {
     pub table_readers: u64,
     /// Table files.
     pub tables: u64,
+    /// Syncs of the write-ahead log (count); only with [`Options::statistics`].
+    pub wal_syncs: u64,
     /// Failed flushes and compactions (count). After one, commits fail.
     pub background_errors: u64,
+    /// What compactions are behind by.
+    pub compaction_pending: u64,
+    /// 1 while writes wait for flushes or compactions.
+    pub write_stopped: u64,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use ringpost_core::event::{
     Position, UserLoaded,
 };
 use ringpost_core::ids::{
-    ConvKey, Conversation, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot, UserId,
+    ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot, UserId,
 };
 use ringpost_core::owed::Owed;
 use ringpost_core::record::Page;
@@ -85,6 +85,10 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         }
         Load::User { user: id } => user(view, id).map(|loaded| Loaded::User(Box::new(loaded))),
         Load::Inbox { user, after, limit } => inbox(view, user, *after, *limit).map(Loaded::Inbox),
+        Load::Message { conversation, dedup, id } => {
+            message(view, *conversation, *dedup, *id).map(Loaded::Message)
+        }
+        Load::Find { id } => find(view, *id).map(Loaded::Found),
         Load::Members { group, conversation, users } => {
             members(view, group, *conversation, users).map(Loaded::Members)
         }
@@ -186,6 +190,36 @@ fn conversation(
 
 fn exists(view: &impl View, user: &UserId) -> Result<bool, Miss> {
     Ok(view.get(Family::Rows, &keys::user(user), value::user_exists)?.unwrap_or(false))
+}
+
+fn message(
+    view: &impl View,
+    conversation: ConvKey,
+    dedup: DedupKey,
+    id: Option<MessageId>,
+) -> Result<Page, Miss> {
+    let own = view.get(Family::Dedup, &keys::dedup(dedup), value::stored)?;
+    let seq = match (own, id) {
+        (Some(stored), _) => Some(stored.seq),
+        (None, Some(id)) => {
+            let place = view.get(Family::Ids, &keys::id(id), value::place)?;
+            place.filter(|(key, _)| *key == conversation).map(|(_, seq)| seq)
+        }
+        (None, None) => None,
+    };
+    seq.map_or_else(|| Ok(Page::default()), |seq| page(view, conversation, seq, seq, 0))
+}
+
+fn find(view: &impl View, id: MessageId) -> Result<Option<(Conversation, Page)>, Miss> {
+    let place = view.get(Family::Ids, &keys::id(id), value::place)?;
+    let Some((key, seq)) = place else { return Ok(None) };
+    let name = keys::conversation(key);
+    let conversation = view.get(Family::Rows, &name, value::conversation)?;
+    let Some(conversation) = conversation else {
+        let why = Malformed("a conversation has records and no name");
+        return Err(malformed(Family::Rows, &name, why).into());
+    };
+    Ok(Some((conversation, page(view, key, seq, seq, 0)?)))
 }
 
 fn members(

@@ -174,10 +174,10 @@ mod tests {
         1, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
         6, 0, 0, 0, 0, 0, 0, 0,
         1,
-        0xcf, 0xff, 0xff, 0xff, 3, 0, 0, 0,
-        0xca, 0xff, 0xff, 0xff, 3, 0, 0, 0,
-        0xc5, 0xff, 0xff, 0xff, 2, 0, 0, 0,
-        0xbf, 0xff, 0xff, 0xff, 3, 0, 0, 0,
+        0xce, 0xff, 0xff, 0xff, 3, 0, 0, 0,
+        0xc9, 0xff, 0xff, 0xff, 3, 0, 0, 0,
+        0xc4, 0xff, 0xff, 0xff, 2, 0, 0, 0,
+        0xbe, 0xff, 0xff, 0xff, 3, 0, 0, 0,
     ];
 
     /// The same as version 1 wrote it, all of which were messages.
@@ -245,9 +245,9 @@ mod tests {
                 }
             }
         }
-        assert!(get(7, b"\x02").is_err(), "version 2");
+        assert!(get(7, b"\x03").is_err(), "version 3");
         let mut later = EXAMPLE.to_vec();
-        later[1 + 11 + 12 + 8 + 9 + 8] = 200;
+        later[1 + 11 + 1 + 12 + 8 + 9 + 8] = 200;
         assert_eq!(get(7, &later), Err(Malformed("a record has a dialect of a later version")));
     }
 }

@@ -4,15 +4,18 @@
 //! It knows families, keys and bytes; what the bytes mean is said elsewhere (`batch`, `load`). It
 //! never retries: RocksDB does not come back from a failed write either.
 
+pub(crate) mod mend;
 mod tuning;
 
+use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ringpost_core::event::{Load, Loaded};
 use ringpost_core::ids::ConvKey;
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     Cache, ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions, properties,
 };
@@ -34,6 +37,8 @@ pub struct Options {
     /// Memtables are written out when the write-ahead log is longer than this; it bounds the time
     /// of a restart.
     pub wal_bytes_max: u64,
+    /// Count what RocksDB does, for tests and benches: it costs every commit some time.
+    pub statistics: bool,
 }
 
 impl Default for Options {
@@ -42,6 +47,7 @@ impl Default for Options {
             durability: Durability::Fsync,
             block_cache_bytes: 256 << 20,
             wal_bytes_max: 192 << 20,
+            statistics: false,
         }
     }
 }
@@ -58,6 +64,10 @@ pub struct Rocks {
     writes: WriteOptions,
     /// The writer's, which alone takes it.
     writer: Mutex<Writer>,
+    /// With [`Options::statistics`]: they are read through the options.
+    statistics: Option<rocksdb::Options>,
+    /// Whether the large families' files are merged. Held while that is changed.
+    merging: Mutex<bool>,
 }
 
 /// What commits need.
@@ -84,7 +94,11 @@ impl Rocks {
         let verified_ms = millis(started);
         let started = Instant::now();
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
-        let database = tuning::database(options.wal_bytes_max);
+        let mut database = tuning::database(options.wal_bytes_max);
+        if options.statistics {
+            database.enable_statistics();
+            database.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+        }
         let families = tuning::families(&cache);
         let db = DB::open_cf_descriptors(&database, directory.rocks(), families)
             .map_err(|error| open_failed(path, &error))?;
@@ -105,11 +119,7 @@ impl Rocks {
             opened_ms: millis(started),
         };
         let mut opening = opening::read(&view, recovery)?;
-        if opening.batch < scan.last {
-            let (log, rocks) = (scan.last, opening.batch);
-            let what = format!("the write-ahead log ends with batch {log}, RocksDB with {rocks}");
-            return Err(LogError::Corrupt { file: None, what });
-        }
+        directory.compare(&scan, opening.batch)?;
         if opening.format < FORMAT {
             // The other way round, a crash between the two would leave an earlier program a store
             // that it opens and does not understand.
@@ -132,6 +142,8 @@ impl Rocks {
             reads,
             writes,
             writer: Mutex::new(writer),
+            statistics: options.statistics.then_some(database),
+            merging: Mutex::new(true),
         })
     }
 
@@ -161,6 +173,16 @@ impl Rocks {
 
     fn family(&self, family: Family) -> &ColumnFamily {
         handle(&self.db, family)
+    }
+
+    fn property(&self, family: Family, property: &CStr) -> u64 {
+        let value = self.db.property_int_value_cf(self.family(family), property);
+        value.ok().flatten().unwrap_or(0)
+    }
+
+    /// A property of all families together.
+    fn sum(&self, property: &CStr) -> u64 {
+        Family::ALL.into_iter().map(|family| self.property(family, property)).sum()
     }
 
     fn view(&self, cached: bool) -> Reads<'_> {
@@ -221,19 +243,36 @@ impl Log for Rocks {
         load::load(&self.view(false), load).map_err(LogError::from)
     }
 
+    fn set_room(&self, free: u64) -> Result<(), LogError> {
+        // No merge reads more than there is, nor much more than this.
+        let most = self.sum(properties::TOTAL_SST_FILES_SIZE).min(tuning::MERGE_BYTES_MAX);
+        let mut merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        // Room for it and half as much again to resume, so that a merge does not stop the next.
+        let wanted = if *merging { free >= most } else { free / 3 >= most / 2 };
+        if wanted == *merging {
+            return Ok(());
+        }
+        *merging = wanted;
+        let pause = [("disable_auto_compactions", if wanted { "false" } else { "true" })];
+        for family in tuning::LARGE {
+            self.db.set_options_cf(self.family(family), &pause).map_err(|e| write_failed(&e))?;
+        }
+        Ok(())
+    }
+
     fn gauges(&self) -> Gauges {
-        let of = |family, property| {
-            let value = self.db.property_int_value_cf(self.family(family), property);
-            value.ok().flatten().unwrap_or(0)
-        };
-        let sum = |property| Family::ALL.into_iter().map(|family| of(family, property)).sum();
+        let sum = |property| self.sum(property);
         Gauges {
             wal: wal_bytes(&self.directory.rocks()),
             memtables: sum(properties::CUR_SIZE_ALL_MEM_TABLES),
             // The default family has a cache of its own; all others share one.
-            block_cache: of(Family::Log, properties::BLOCK_CACHE_USAGE),
+            block_cache: self.property(Family::Log, properties::BLOCK_CACHE_USAGE),
             table_readers: sum(properties::ESTIMATE_TABLE_READERS_MEM),
             tables: sum(properties::TOTAL_SST_FILES_SIZE),
+            wal_syncs: self
+                .statistics
+                .as_ref()
+                .map_or(0, |statistics| statistics.get_ticker_count(Ticker::WalFileSynced)),
             // All families' are counted at the default one.
             background_errors: self
                 .db
@@ -241,6 +280,8 @@ impl Log for Rocks {
                 .ok()
                 .flatten()
                 .unwrap_or(0),
+            compaction_pending: sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+            write_stopped: self.property(Family::Log, properties::IS_WRITE_STOPPED),
         }
     }
 }

@@ -9,6 +9,7 @@ use ringpost_core::event::{
     UserRow,
 };
 use ringpost_core::ids::{ConvKey, ConvKind, Conversation, GroupId, MessageId, UserId};
+use ringpost_core::limits::DEDUP_KEPT_MS;
 use ringpost_core::owed::{CancelStep, Owed};
 use ringpost_core::relations::{RelationRow, Terms};
 
@@ -17,6 +18,8 @@ use crate::keys;
 
 /// The version byte of every value written by this version of the program.
 const VERSION: u8 = 1;
+/// The version byte of a value of `dedup` that says itself when it may be forgotten.
+const EXPIRES: u8 = 2;
 
 /// `ids`: where the message is.
 pub fn put_place(out: &mut Vec<u8>, conversation: ConvKey, seq: u64) {
@@ -25,8 +28,7 @@ pub fn put_place(out: &mut Vec<u8>, conversation: ConvKey, seq: u64) {
     out.extend_from_slice(&seq.to_be_bytes());
 }
 
-/// The inverse of [`put_place`]; no load asks for it yet.
-#[cfg(test)]
+/// The inverse of [`put_place`].
 pub fn place(value: &[u8]) -> Result<(ConvKey, u64), Malformed> {
     let mut fields = Fields::of(value)?;
     let place = (keys::parse_conv(fields.take::<{ keys::CONV_BYTES }>()?)?, fields.u64()?);
@@ -49,6 +51,15 @@ pub fn stored(value: &[u8]) -> Result<Stored, Malformed> {
         Stored { id: MessageId(*fields.take()?), seq: fields.u64()?, time_ms: fields.u64()? };
     fields.end()?;
     Ok(stored)
+}
+
+/// `dedup`: when a value may be forgotten, ms since 1970. What lives for another time than resends
+/// do begins with [`EXPIRES`] and that time; nothing is written that way yet.
+pub fn dedup_expires_ms(value: &[u8]) -> Result<u64, Malformed> {
+    match value.split_first() {
+        Some((&EXPIRES, rest)) => Fields { rest }.u64(),
+        _ => Ok(stored(value)?.time_ms.saturating_add(DEDUP_KEPT_MS)),
+    }
 }
 
 /// `rows`: a conversation's full name. The kind is the same byte as in its key's hash.

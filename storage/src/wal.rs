@@ -11,12 +11,15 @@
 //! last 6 bytes may be unused. A record is a whole fragment, or a first, middle ones and a last.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::batch;
 use crate::crc32c::{crc32c, masked};
+use crate::keys::{Family, meta};
+use crate::value;
 
 const BLOCK: usize = 32 << 10;
 const HEADER: usize = 4 + 2 + 1;
@@ -79,9 +82,53 @@ fn scan_file(scan: &mut Scan, path: &Path, index: usize, seal: [u8; 8]) -> io::R
     if let Some(damage) = &mut scan.damage
         && damage.after.is_none()
     {
-        damage.after = search(&mut reader, scan.last, seal)?;
+        let last = scan.last;
+        search(&mut reader, seal, |number, _| {
+            damage.after = (number > last).then_some(number);
+            if damage.after.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
     }
     Ok(reader.file.metadata()?.len())
+}
+
+/// The intact batches behind a damage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Behind {
+    /// How many.
+    pub batches: u64,
+    /// The largest number; 0 when there is none.
+    pub last: u64,
+    /// The largest id lease in them.
+    pub leased: u32,
+}
+
+/// Reads on behind `damage`, to the end of the log.
+pub(crate) fn behind(scan: &Scan, damage: &Damage, seal: [u8; 8]) -> io::Result<Behind> {
+    let mut behind = Behind::default();
+    for (index, (path, _)) in scan.files.iter().enumerate().skip(damage.file) {
+        let mut reader = Reader::open(path)?;
+        if index == damage.file {
+            reader.go_to(damage.offset)?;
+        }
+        search(&mut reader, seal, |number, record| {
+            if number > scan.last {
+                behind.batches += 1;
+                behind.last = behind.last.max(number);
+                behind.leased = behind.leased.max(lease_in(record));
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(behind)
+}
+
+/// The largest id lease that a batch writes.
+fn lease_in(record: &[u8]) -> u32 {
+    let leases = batch::ops(record).map_while(Result::ok).filter_map(|op| {
+        let lease = op.family == Family::Meta && op.key.starts_with(meta::LEASES);
+        value::fixed(op.value.filter(|_| lease)?).ok().map(u32::from_be_bytes)
+    });
+    leases.max().unwrap_or(0)
 }
 
 /// The files of the log, oldest first.
@@ -136,14 +183,19 @@ fn scan_intact(scan: &mut Scan, reader: &mut Reader, file: usize, seal: [u8; 8])
     }
 }
 
-/// Goes on behind a damage: the first intact batch with a number above `last`. A length may be
-/// damaged too, so nothing says where the next fragment begins: every byte may be its first.
-fn search(reader: &mut Reader, last: u64, seal: [u8; 8]) -> io::Result<Option<u64>> {
+/// Goes on behind a damage, and visits the intact batches with their numbers until that breaks. A
+/// length may be damaged too, so nothing says where the next fragment begins: every byte may be
+/// its first.
+fn search(
+    reader: &mut Reader,
+    seal: [u8; 8],
+    mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut record = vec![];
     let mut open = false;
     loop {
         let (kind, payload) = match reader.fragment()? {
-            Fragment::End => return Ok(None),
+            Fragment::End => return Ok(()),
             Fragment::Damaged { .. } => {
                 open = false;
                 reader.step_over();
@@ -162,9 +214,9 @@ fn search(reader: &mut Reader, last: u64, seal: [u8; 8]) -> io::Result<Option<u6
         open = kind == Kind::First || kind == Kind::Middle && open;
         if ends
             && let Some(number) = batch::sealed(&record, seal)
-            && number > last
+            && visit(number, &record).is_break()
         {
-            return Ok(Some(number));
+            return Ok(());
         }
     }
 }
@@ -235,6 +287,16 @@ impl Reader {
     fn open(path: &Path) -> io::Result<Reader> {
         let block = vec![0; BLOCK].into_boxed_slice().try_into().expect("it has this length");
         Ok(Reader { file: File::open(path)?, block, base: 0, filled: 0, at: 0 })
+    }
+
+    /// Stands at a place of the file.
+    fn go_to(&mut self, offset: u64) -> io::Result<()> {
+        let within = offset % BLOCK as u64;
+        self.base = self.file.seek(SeekFrom::Start(offset - within))?;
+        self.filled = 0;
+        self.read_block()?;
+        self.at = (within as usize).min(self.filled);
+        Ok(())
     }
 
     /// Puts the next whole record into `record`.

@@ -3,12 +3,20 @@
 
 #[path = "storage/cold.rs"]
 mod cold;
+#[path = "storage/durability.rs"]
+mod durability;
 #[path = "storage/fake.rs"]
 mod fake;
+#[path = "storage/fixtures.rs"]
+mod fixtures;
 #[path = "storage/model.rs"]
 mod model;
 #[path = "storage/recovery.rs"]
 mod recovery;
+#[path = "storage/repair.rs"]
+mod repair;
+#[path = "storage/sample.rs"]
+mod sample;
 #[path = "storage/script.rs"]
 mod script;
 #[path = "storage/support.rs"]

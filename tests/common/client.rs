@@ -131,6 +131,11 @@ impl Client {
         self.send_text(&text).expect("connected");
     }
 
+    pub fn ack_s2c(&mut self, id: &str) {
+        let text = format!("CLIENT_ACK,S2C,{id},{}", self.did);
+        self.send_text(&text).expect("connected");
+    }
+
     /// Sends the message and waits for its receipt, which is all that comes.
     pub fn send_stored(&mut self, id: &str, to: &str, payload: &Value) -> Value {
         self.send_c2c(id, to, payload);

@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod http;
+pub mod keys;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -39,6 +40,8 @@ pub struct Server {
     starts: u32,
     /// Whether anybody reads what it writes.
     heard: bool,
+    /// Whether its configuration file says where to listen.
+    listens_by_file: bool,
 }
 
 struct Running {
@@ -61,7 +64,8 @@ impl Server {
     /// Starts a server whose output goes to a pipe that nobody reads any more.
     pub fn start_unheard() -> Server {
         let directory = TempDir::new().expect("a temporary directory");
-        let mut server = Server { directory, running: None, starts: 0, heard: false };
+        let mut server = Server::stopped(directory);
+        server.heard = false;
         server.restart(&[]);
         server
     }
@@ -71,9 +75,23 @@ impl Server {
     pub fn start_prepared(args: &[&str], prepare: impl FnOnce(&Path)) -> Server {
         let directory = TempDir::new().expect("a temporary directory");
         prepare(directory.path());
-        let mut server = Server { directory, running: None, starts: 0, heard: true };
+        let mut server = Server::stopped(directory);
         server.restart(args);
         server
+    }
+
+    /// Starts a server by this configuration file, which says where to listen.
+    pub fn start_configured(config: &str) -> Server {
+        let directory = TempDir::new().expect("a temporary directory");
+        fs::write(directory.path().join("ringpost.toml"), config).expect("written");
+        let mut server = Server::stopped(directory);
+        server.listens_by_file = true;
+        server.restart(&["--config", "ringpost.toml"]);
+        server
+    }
+
+    fn stopped(directory: TempDir) -> Server {
+        Server { directory, running: None, starts: 0, heard: true, listens_by_file: false }
     }
 
     /// Starts a stopped server again over the same data, on new ports, with other flags.
@@ -126,7 +144,8 @@ impl Server {
             .arg("serve")
             .arg("--data")
             .arg(self.data())
-            .args(["--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"])
+            .args(if self.listens_by_file { &[][..] } else { &["--listen", "127.0.0.1:0"] })
+            .args(["--api-listen", "127.0.0.1:0"])
             .arg("--ready-file")
             .arg(ready)
             .args(args)
@@ -180,6 +199,18 @@ impl Server {
     /// What the server wrote on stdout and stderr so far, over all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Waits until the server has written this so many times.
+    ///
+    /// # Panics
+    /// When it does not before the deadline.
+    pub fn until_logged(&self, words: &str, times: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.log().matches(words).count() < times {
+            assert!(Instant::now() < deadline, "{words:?} was not logged {times} times");
+            thread::sleep(POLL);
+        }
     }
 
     /// A token for `user`, valid for an hour, signed with the generated secret.

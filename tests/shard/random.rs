@@ -94,11 +94,10 @@ impl Model {
                     self.devices.get_mut(&key).expect("all are there").open.clear();
                 }
             }
-            72..82 => {
-                if self.devices[&key].conn.is_none() {
-                    self.connect(&mut world, user, device);
-                }
-            }
+            72..82 => match self.devices[&key].conn {
+                None => self.connect(&mut world, user, device),
+                Some(conn) => world.say(conn, "check_offline_msg"),
+            },
             82..90 => {
                 let ms = [1, 30, 150, 1_100, 6_000][self.random.below(5) as usize];
                 world.advance_ms(ms);
@@ -197,6 +196,11 @@ impl Model {
                 continue;
             }
             assert_eq!(frame["to"], key.0, "seed {seed}");
+            if frame["type"] == "S2C" {
+                // The user's other device has connected.
+                assert_eq!(frame["id"], "logged_another_device", "seed {seed}: {frame}");
+                continue;
+            }
             let number = frame["payload"].as_u64().expect("a number");
             let from = frame["from"].as_str().expect("a user").to_owned();
             device.open.push(frame["id"].as_str().expect("an id").to_owned());

@@ -10,8 +10,9 @@ use ringpost_core::command::GroupOperation;
 use ringpost_core::dialect::Settings;
 use ringpost_core::event::{Answer, CloseHow, ControlId, Load, LoadId, Operation, Outputs, Routed};
 use ringpost_core::ids::{ConnId, DeviceId, Dialect, GroupId, ShardId, Slot, UserId};
+use ringpost_core::rate::RateLimits;
 use ringpost_core::relations::{PrivatePolicy, RelationOperation};
-use ringpost_core::session::{Hello, Login};
+use ringpost_core::session::{Client as ClientWords, Hello, Login};
 use ringpost_core::shard::links::delivery_bytes;
 use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
 use ringpost_storage::{Batch, Fake, FakeSeed, Log};
@@ -52,6 +53,8 @@ pub struct World {
     pub clients: BTreeMap<ConnId, Client>,
     pub now: Now,
     next_conn: u32,
+    /// How long the tokens of new connections are valid.
+    pub token_ms: u64,
     next_control: u64,
     answers: BTreeMap<ControlId, Answer>,
     /// Turns become durable by themselves, in `settle`.
@@ -64,34 +67,39 @@ pub struct World {
 
 impl World {
     pub fn new(shards: u16) -> World {
-        World::with_policy(shards, PrivatePolicy::Anyone)
+        World::with(shards, |_| ())
     }
 
     /// A new store under this policy.
     pub fn with_policy(shards: u16, policy: PrivatePolicy) -> World {
-        let now = Now { mono_us: 1, wall_ms: 1_700_000_000_000 };
-        let mut world = World::idle(Fake::new(SEED), shards, now, policy, 0);
-        world.advance_ms(0);
-        world
+        World::with(shards, |config| config.private_policy = policy)
     }
 
     /// A process that tells nobody for a while who comes and goes.
     pub fn quiet(log: Fake, shards: u16, now: Now, quiet_ms: u64) -> World {
-        let mut world = World::idle(log, shards, now, PrivatePolicy::Anyone, quiet_ms);
+        let mut world = World::idle(log, shards, now, |config| config.presence_quiet_ms = quiet_ms);
+        world.advance_ms(0);
+        world
+    }
+
+    /// The same, with other settings than the default ones.
+    pub fn with(shards: u16, change: impl Fn(&mut ShardConfig)) -> World {
+        let now = Now { mono_us: 1, wall_ms: 1_700_000_000_000 };
+        let mut world = World::idle(Fake::new(SEED), shards, now, change);
         world.advance_ms(0);
         world
     }
 
     /// A process started on what is in `log`.
     pub fn on(log: Fake, shards: u16, now: Now) -> World {
-        let mut world = World::idle(log, shards, now, PrivatePolicy::Anyone, 0);
+        let mut world = World::idle(log, shards, now, |_| ());
         world.advance_ms(0);
         world
     }
 
     /// The same, in which nothing becomes durable by itself but the first id leases.
     pub fn on_uncommitted(log: Fake, shards: u16, now: Now) -> World {
-        let mut world = World::idle(log, shards, now, PrivatePolicy::Anyone, 0);
+        let mut world = World::idle(log, shards, now, |_| ());
         world.commits = false;
         world.advance_ms(0);
         for shard in 0..usize::from(shards) {
@@ -104,32 +112,30 @@ impl World {
     /// A fresh process whose first id lease is on its way to the disk.
     pub fn new_uncommitted(shards: u16) -> World {
         let now = Now { mono_us: 1, wall_ms: 1_700_000_000_000 };
-        let mut world = World::idle(Fake::new(SEED), shards, now, PrivatePolicy::Anyone, 0);
+        let mut world = World::idle(Fake::new(SEED), shards, now, |_| ());
         world.commits = false;
         world.advance_ms(0);
         world
     }
 
-    fn idle(
-        log: Fake,
-        shards: u16,
-        now: Now,
-        private_policy: PrivatePolicy,
-        quiet_ms: u64,
-    ) -> World {
+    fn idle(log: Fake, shards: u16, now: Now, change: impl Fn(&mut ShardConfig)) -> World {
         let opening = log.opening().clone();
         let threads = (0..shards).map(|shard| {
-            let config = ShardConfig {
+            let mut config = ShardConfig {
                 shard: ShardId(shard),
                 shards,
                 secret: opening.secret,
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: true,
-                private_policy,
-                presence_quiet_ms: quiet_ms,
+                private_policy: PrivatePolicy::Anyone,
+                presence_quiet_ms: 0,
+                revoke_within_ms: 120_000,
+                deflate_level: 1,
                 dialects: Settings::default(),
+                rates: RateLimits::default(),
             };
+            change(&mut config);
             let open = Effects { turn: 1, ..Effects::default() };
             let drained = vec![(0, 0); usize::from(shards)];
             let (held, loads) = (VecDeque::new(), VecDeque::new());
@@ -142,6 +148,7 @@ impl World {
             clients: BTreeMap::new(),
             now,
             next_conn: 0,
+            token_ms: 86_400_000,
             next_control: 0,
             answers: BTreeMap::new(),
             commits: true,
@@ -191,10 +198,12 @@ impl World {
         let login = Login {
             user: UserId::parse(user).expect("a valid id"),
             device: DeviceId { dialect: Dialect::Imboy, name: did.into() },
-            expires_ms: self.now.wall_ms + 86_400_000,
+            expires_ms: self.now.wall_ms + self.token_ms,
+            client: ClientWords { platform: "ios".into(), version: "0.3.3".into() },
         };
         let switching = SWITCHING.to_vec();
-        let hello = Box::new(Hello { dialect: Dialect::Imboy, switching, login: Ok(login) });
+        let hello =
+            Box::new(Hello { dialect: Dialect::Imboy, switching, deflate: None, login: Ok(login) });
         self.input(shard, Input::Opened { conn, hello });
         conn
     }
@@ -280,9 +289,12 @@ impl World {
         frames.map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text))).collect()
     }
 
-    /// The payloads of the messages that came since the last call; anything else must not come.
+    /// The payloads of the messages that came since the last call; nothing else may come but the
+    /// news of the user's other devices, which is not what these tests are about.
     pub fn take_messages(&mut self, conn: ConnId) -> Vec<String> {
-        let messages = self.take(conn).into_iter().map(|frame| {
+        let frames = self.take(conn).into_iter();
+        let frames = frames.filter(|frame| frame["id"] != "logged_another_device");
+        let messages = frames.map(|frame| {
             assert_eq!(frame["type"], "C2C", "{frame}");
             frame["payload"].as_str().expect("the tests send texts").to_owned()
         });
@@ -304,6 +316,14 @@ impl World {
             self.now.mono_us += step;
             self.now.wall_ms += step / 1000;
         }
+    }
+
+    /// The log's disk is down to its reserve, or has room again.
+    pub fn space(&mut self, low: bool) {
+        for shard in 0..self.threads.len() {
+            self.input(shard, Input::Space { low });
+        }
+        self.settle();
     }
 
     /// Performs whatever the world does by itself, until nothing is left to do.
@@ -397,7 +417,7 @@ impl World {
     }
 
     fn perform(&mut self, shard: usize, outputs: &mut Outputs) {
-        for write in &outputs.writes {
+        for write in outputs.writes.iter().chain(&outputs.signals) {
             let range = write.range.start as usize..write.range.end as usize;
             let bytes = &outputs.arena[range];
             let client = self.clients.get_mut(&write.conn).expect("known to the test");

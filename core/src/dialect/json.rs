@@ -99,6 +99,26 @@ pub fn member_span(text: &[u8], ordinal: usize) -> std::ops::Range<usize> {
     start..skip_value(text, start)
 }
 
+/// Appends the members of the object `text` as they stand, between commas, but for those with
+/// these ordinals. `text` must be a JSON object that parsed.
+pub fn copy_members(text: &[u8], without: [Option<usize>; 2], out: &mut Vec<u8>) {
+    let mut at = skip_blank(text, 0) + 1;
+    for ordinal in 0.. {
+        let start = skip_blank(text, at);
+        if text.get(start) != Some(&b'"') {
+            return;
+        }
+        let end = skip_value(text, after_colon(text, start));
+        if !without.contains(&Some(ordinal)) {
+            if !out.is_empty() {
+                out.push(b',');
+            }
+            out.extend_from_slice(&text[start..end]);
+        }
+        at = skip_blank(text, end) + 1;
+    }
+}
+
 /// From before a key to the start of its value.
 fn after_colon(text: &[u8], at: usize) -> usize {
     let colon = skip_blank(text, skip_value(text, skip_blank(text, at)));
@@ -281,6 +301,22 @@ mod tests {
                 assert_eq!(seen, object[&key], "{text}");
             }
         }
+    }
+
+    #[test]
+    fn members_are_copied_as_they_stand() {
+        let copied = |text: &str, without| {
+            let mut out = Vec::new();
+            copy_members(text.as_bytes(), without, &mut out);
+            String::from_utf8(out).expect("text")
+        };
+        let text = " { \"a\" : 1.0 ,\"b\":{\"x\":[1,\"}\"]},\"c\":\",\\\"\" } ";
+        let parts = ["\"a\" : 1.0", "\"b\":{\"x\":[1,\"}\"]}", "\"c\":\",\\\"\""];
+        assert_eq!(copied(text, [None, None]), parts.join(","));
+        assert_eq!(copied(text, [Some(0), None]), parts[1..].join(","));
+        assert_eq!(copied(text, [Some(2), Some(1)]), parts[0]);
+        assert_eq!(copied(text, [Some(1), Some(7)]), [parts[0], parts[2]].join(","));
+        assert_eq!(copied("{ }", [None, None]), "");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::dialect::imboy;
 use crate::event::{Answer, Effects, Entry, Routed};
 use crate::ids::{ConnId, Dialect, ShardId, UserId};
 use crate::owed::{CancelStep, Owed};
+use crate::session::Client;
 use crate::shard::users::UserRef;
 use crate::shard::{Shard, write_frame};
 
@@ -122,6 +123,11 @@ impl Shard {
             Connected {
                 dialect: device.id.dialect,
                 device: device.id.name.clone(),
+                client: live
+                    .conns
+                    .first()
+                    .and_then(|conn| self.sessions.get(*conn))
+                    .map_or_else(Client::default, |session| session.client.clone()),
                 connections: live.conns.len() as u32,
                 since_ms: live.since_ms,
                 pending: live.unacknowledged().count() as u64 + behind.sum::<u64>(),

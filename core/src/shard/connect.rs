@@ -1,7 +1,7 @@
 //! Connections come to their user and leave: loading the user, registering devices, reading the
 //! inbox marks, and what the control plane asks about users.
 
-use crate::error::HttpRefusal;
+use crate::error::{HttpRefusal, Refusal};
 use crate::event::{
     Answer, Close, CloseHow, ControlId, DeviceRow, Effects, Entry, InboxMark, Load,
     MembershipLoaded, MembershipRow, OPEN, Operation, Outputs, Position, Routed, UserLoaded,
@@ -22,17 +22,17 @@ use crate::ws::handshake;
 impl Shard {
     /// A connection has come to its user's home (or, refused, to any shard).
     pub(crate) fn opened(&mut self, conn: ConnId, hello: Box<Hello>, effects: &mut Effects) {
-        let dialect = hello.dialect;
+        let (dialect, deflate) = (hello.dialect, hello.deflate);
         match &hello.login {
             Err(fault) => {
                 let fault = *fault;
-                self.sessions.insert(conn, dialect, State::Refused);
+                self.sessions.insert(conn, dialect, deflate, State::Refused);
                 write_bytes(&mut effects.now, conn, &hello.switching);
                 self.refuse_login(conn, fault, effects);
             }
             Ok(login) => {
                 let user = self.user(&login.user, effects);
-                self.sessions.insert(conn, dialect, State::Opening { user });
+                self.sessions.insert(conn, dialect, deflate, State::Opening { user });
                 self.wait_for_user(user, Waiter::Connection(conn, hello), effects);
             }
         }
@@ -40,20 +40,43 @@ impl Shard {
 
     /// The control plane's question about a user of this shard.
     pub(crate) fn control(&mut self, id: ControlId, operation: Operation, effects: &mut Effects) {
-        let user = match operation {
-            Operation::PutUser { ref user, .. }
-            | Operation::GetUser { ref user }
-            | Operation::Friends { ref user, .. }
-            | Operation::Account { ref user, .. } => user.clone(),
-            Operation::Group { group, operation } => {
-                let name = Conversation::Group(group);
-                return self.group_operation(id, &name, operation, effects);
+        if self.space_low && operation.stores() {
+            return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
+        }
+        let user = match &operation {
+            Operation::PutUser { user, .. }
+            | Operation::GetUser { user }
+            | Operation::Friends { user, .. }
+            | Operation::Account { user, .. } => user.clone(),
+            Operation::Group { .. }
+            | Operation::Relation(_)
+            | Operation::Notice { .. }
+            | Operation::Post(_)
+            | Operation::Find { .. } => {
+                return self.elsewhere(id, operation, effects);
             }
-            Operation::Relation(operation) => return self.relation(id, *operation, effects),
-            Operation::Notice { user, notice } => return self.notice(id, &user, notice, effects),
         };
         let user = self.user(&user, effects);
         self.wait_for_user(user, Waiter::Control(id, operation), effects);
+    }
+
+    /// Operations that are about no user of this shard.
+    fn elsewhere(&mut self, id: ControlId, operation: Operation, effects: &mut Effects) {
+        match operation {
+            Operation::Group { group, operation } => {
+                self.group_operation(id, &Conversation::Group(group), operation, effects);
+            }
+            Operation::Post(post) => self.post(id, *post, effects),
+            Operation::Find { id: message } => {
+                self.load(Waiting::Find { id }, Load::Find { id: message }, effects);
+            }
+            Operation::Relation(operation) => self.relation(id, *operation, effects),
+            Operation::Notice { user, notice } => self.notice(id, &user, notice, effects),
+            Operation::PutUser { .. }
+            | Operation::GetUser { .. }
+            | Operation::Friends { .. }
+            | Operation::Account { .. } => unreachable!("about a user"),
+        }
     }
 
     /// The user in memory, loading it if it is cold.
@@ -144,8 +167,12 @@ impl Shard {
                 Some(row) => Answer::User { row: row.clone(), created: false },
                 None => Answer::NoSuchUser,
             },
-            Operation::Group { .. } | Operation::Relation(_) | Operation::Notice { .. } => {
-                unreachable!("the conversation's home executes it")
+            Operation::Group { .. }
+            | Operation::Relation(_)
+            | Operation::Notice { .. }
+            | Operation::Post(_)
+            | Operation::Find { .. } => {
+                unreachable!("it needs no user")
             }
         };
         let turn = self.users.get(user).expect("it waits for nothing").turn;
@@ -154,8 +181,8 @@ impl Shard {
 
     /// A connection gets its user: the upgrade is answered here, one way or the other.
     fn attach(&mut self, user: UserRef, conn: ConnId, hello: Hello, effects: &mut Effects) {
-        let Hello { dialect, switching, login } = hello;
-        let Ok(Login { device, expires_ms, .. }) = login else {
+        let Hello { dialect, switching, login, .. } = hello;
+        let Ok(Login { device, expires_ms, client, .. }) = login else {
             unreachable!("only a login is brought to a user")
         };
         let wall_ms = self.now.wall_ms;
@@ -168,6 +195,10 @@ impl Shard {
             self.set_state(conn, State::Refused, 0);
             write_bytes(&mut effects.now, conn, &switching);
             return self.refuse_login(conn, LoginFault::TokenInvalid, effects);
+        }
+        if owner.row.is_none() && self.space_low {
+            // Users who are there already connect and read; a new device of theirs is a small row.
+            return self.refuse_upgrade(conn, HttpRefusal::Unavailable, effects);
         }
         if owner.row.is_none() {
             let profile = "{}".to_owned();
@@ -202,9 +233,11 @@ impl Shard {
         }
         let first = device.live.as_ref().is_some_and(|live| live.epoch == self.epoch);
         self.set_state(conn, State::Live { user, device: index }, turn);
+        self.sessions.get_mut(conn).expect("a waiting connection is still open").client = client;
         write_bytes(self.out(effects, turn), conn, &switching);
         self.arm_refresh(conn, expires_ms);
         self.presence_changed(user, effects);
+        self.tell_other_devices(user, conn, turn, effects);
         if first {
             self.queue_catch_up(user, index, self.epoch, effects);
         }
@@ -363,6 +396,23 @@ impl Shard {
                 self.users.remove(user);
             }
         }
+    }
+
+    /// Pushes what a device has not acknowledged again, as if it had just connected.
+    pub(crate) fn push_again(&mut self, user: UserRef, device: u32, effects: &mut Effects) {
+        let owner = self.users.get(user).expect("a live connection holds its user");
+        let live = owner.devices[device as usize].live.as_ref();
+        let live = live.expect("a live connection has a live device");
+        if live.catch_up.loading {
+            // It has just connected, and nothing was pushed yet.
+            return;
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        let again = Box::new(live.again(self.epoch));
+        self.device_left(user, device, effects);
+        let owner = self.users.get_mut(user).expect("looked up above");
+        owner.devices[device as usize].live = Some(again);
+        self.queue_catch_up(user, device, self.epoch, effects);
     }
 
     /// A device reads its inbox marks, when it is its turn.

@@ -12,19 +12,21 @@ use slab::Slab;
 use bytes::Bytes;
 use compact_str::CompactString;
 
-use crate::command::{Action, Command, GroupOperation, NoticeOperation, Outcome};
+use crate::command::{Action, Command, Done, GroupOperation, NoticeOperation, Origin, Outcome};
+use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{
     Answer, ControlId, ConversationLoaded, Deliver, Effects, Entry, Load, MemberLoaded,
-    MessageEntry, Routed, Stored, UserRow,
+    MessageEntry, Post, Routed, Stored, UserRow,
 };
-use crate::ids::{ConvKey, Conversation, DedupKey, DeviceId, UserId};
+use crate::happened::Happened;
+use crate::ids::{ConnId, ConvKey, Conversation, DedupKey, DeviceId, Dialect, MessageId, UserId};
 use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS};
 use crate::owed::Owed;
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Page, Record};
 use crate::relations::{PrivatePolicy, RelationOperation, RelationRow};
 use crate::shard::debts::Bill;
-use crate::shard::groups::{Group, event, no_device};
+use crate::shard::groups::{Group, event};
 use crate::shard::relations::Changes;
 use crate::shard::{Shard, Waiting};
 
@@ -86,12 +88,29 @@ pub(crate) struct Pending {
     dedup: Option<DedupKey>,
     /// What the log said; `None` while it was not asked or has not answered.
     answer: Option<Option<Stored>>,
+    /// Whether the command's rival exists; likewise.
+    rival: Option<bool>,
     /// What was durable when the log was asked: later messages may be missing in its answer.
     asked: u64,
     /// The log is being asked about members.
     pub(crate) asking: bool,
     /// The rows of a private conversation's members, in order.
     pub(crate) people: Option<Vec<Option<UserRow>>>,
+    /// The message that is to be revoked.
+    target: Target,
+}
+
+/// A message that a request is about.
+#[derive(Debug)]
+enum Target {
+    /// It is about none.
+    None,
+    /// The log is to be asked once everything of the conversation is durable.
+    Wanted,
+    /// The log is being asked.
+    Asked,
+    /// That record, or none.
+    Known(Page),
 }
 
 /// What is asked of a conversation.
@@ -111,6 +130,26 @@ pub(crate) enum Request {
     Seen(UserId, u64),
 }
 
+impl Request {
+    /// What to ask the log about the command's rival, if it has one.
+    fn rival(&self, secret: u64) -> Option<Load> {
+        let Request::Command(Command { sender, rival: Some(rival), .. }) = self else {
+            return None;
+        };
+        Some(match rival {
+            Conversation::Private { .. } => {
+                let other = rival.marked().find(|user| *user != sender);
+                Load::User { user: other.unwrap_or(sender).clone() }
+            }
+            other => Load::Conversation { key: other.key(secret), expected: Some(other.clone()) },
+        })
+    }
+
+    fn has_rival(&self) -> bool {
+        matches!(self, Request::Command(Command { rival: Some(_), .. }))
+    }
+}
+
 /// A record that is to be appended. Who it is by and where are the caller's business.
 pub(crate) struct Draft<'a> {
     pub(crate) kind: Kind,
@@ -127,6 +166,8 @@ impl Conv {
         self.loaded
             && !self.asks_for_people(pending, changes, policy)
             && (pending.dedup.is_none() || pending.answer.is_some())
+            && matches!(pending.target, Target::None | Target::Known(_))
+            && (!pending.request.has_rival() || pending.rival.is_some())
             && self.group.as_ref().is_none_or(|group| group.knows(&pending.request))
     }
 
@@ -228,14 +269,30 @@ impl Shard {
         let index = self.conversation(command.key, Some(&command.conversation), effects);
         let conv = &mut self.conversations.slab[index as usize];
         if conv.waiting.len() >= CONVERSATION_WAITERS_MAX {
-            let outcome = outcome(&command, Err(Refusal::TryAgain));
-            return self.answer(&command, outcome, 0, effects);
+            return self.answer(&command, Err(Refusal::TryAgain), 0, effects);
         }
-        let named = !command.client_id.is_empty();
+        let stores = matches!(command.action, Action::Send { .. });
+        let named = stores && !command.client_id.is_empty();
         let dedup = named.then(|| {
             DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
         });
         self.enqueue(index, Request::Command(command), dedup, effects);
+    }
+
+    /// A message or a revoke of the control plane, in a user's name.
+    pub(crate) fn post(&mut self, id: ControlId, post: Post, effects: &mut Effects) {
+        let Post { conversation, sender, client_id, action } = post;
+        let command = Command {
+            origin: Origin::Control(id),
+            key: conversation.key(self.config.secret),
+            conversation,
+            sender,
+            device: no_device(),
+            client_id,
+            rival: None,
+            action,
+        };
+        self.command(command, effects);
     }
 
     /// An operation on a group of this shard.
@@ -265,8 +322,23 @@ impl Shard {
         let ticket = conv.front + conv.waiting.len() as u64;
         let key = conv.key;
         let (asked, asking) = (self.durable, false);
-        let (answer, people) = (None, None);
-        conv.waiting.push_back(Pending { request, dedup, answer, asked, asking, people });
+        let look_up = request.rival(self.config.secret);
+        let revokes =
+            matches!(&request, Request::Command(Command { action: Action::Revoke { .. }, .. }));
+        let target = if revokes { Target::Wanted } else { Target::None };
+        conv.waiting.push_back(Pending {
+            request,
+            dedup,
+            answer: None,
+            rival: None,
+            asked,
+            asking,
+            people: None,
+            target,
+        });
+        if let Some(load) = look_up {
+            self.load(Waiting::Rival { key, ticket }, load, effects);
+        }
         self.ask_about_members(index, ticket, effects);
         self.ask_about_people(index, ticket, effects);
         match dedup {
@@ -293,6 +365,44 @@ impl Shard {
         };
         let load = Load::Members { group: name.clone(), conversation: key, users: users.clone() };
         self.load(Waiting::Members { key, ticket, users }, load, effects);
+    }
+
+    /// Asks the log for the message that the request in front is about, once the log has all of the
+    /// conversation.
+    fn ask_about_target(&mut self, index: u32, effects: &mut Effects) {
+        let (durable, secret) = (self.durable, self.config.secret);
+        let conv = &mut self.conversations.slab[index as usize];
+        let (key, turn) = (conv.key, conv.turn);
+        let Some(front) = conv.waiting.front_mut() else { return };
+        let (Request::Command(command), Target::Wanted, true) =
+            (&front.request, &front.target, conv.loaded)
+        else {
+            return;
+        };
+        if turn > durable {
+            self.runs_after.push_back((turn, key));
+            return;
+        }
+        let dedup = DedupKey::new(key, &command.sender, &command.client_id, secret);
+        let id = MessageId::parse_xid(command.client_id.as_bytes());
+        front.target = Target::Asked;
+        let load = Load::Message { conversation: key, dedup, id };
+        self.load(Waiting::Message { key }, load, effects);
+    }
+
+    pub(crate) fn message_loaded(&mut self, key: ConvKey, found: Page, effects: &mut Effects) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let front = self.conversations.slab[index as usize].waiting.front_mut();
+        front.expect("a request waits for its answer").target = Target::Known(found);
+        self.run(key, effects);
+    }
+
+    /// Requests that wait for what is durable now.
+    pub(crate) fn run_durable(&mut self, effects: &mut Effects) {
+        let durable = self.durable;
+        while let Some((_, key)) = self.runs_after.pop_front_if(|(turn, _)| *turn <= durable) {
+            self.run(key, effects);
+        }
     }
 
     /// What the log knows about members. What has changed since it was asked is known better.
@@ -399,6 +509,35 @@ impl Shard {
         self.run(key, effects);
     }
 
+    /// Whether there is a user or group of the very id that the client wrote.
+    pub(crate) fn rival_loaded(
+        &mut self,
+        key: ConvKey,
+        ticket: u64,
+        exists: bool,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let conv = &mut self.conversations.slab[index as usize];
+        let at = ticket.checked_sub(conv.front).expect("a command waits for its answer");
+        let pending = conv.waiting.get_mut(at as usize).expect("a command waits for its answer");
+        pending.rival = Some(exists);
+        self.run(key, effects);
+    }
+
+    /// Sends a command on to its rival's home.
+    fn redirect(&mut self, mut command: Command, effects: &mut Effects) {
+        command.conversation = command.rival.take().expect("the caller has found it");
+        command.key = command.conversation.key(self.config.secret);
+        let home = command.key.slot.shard(self.config.shards);
+        if home == self.config.shard {
+            self.command(command, effects);
+        } else {
+            let routed = Routed::Command(Box::new(command));
+            effects.now.routes.push((home, routed));
+        }
+    }
+
     /// Executes what is ready, in order.
     pub(crate) fn run(&mut self, key: ConvKey, effects: &mut Effects) {
         let policy = self.config.private_policy;
@@ -409,6 +548,7 @@ impl Shard {
                 Some(_) => {
                     // What it is about may depend on what was before it.
                     let front = conv.front;
+                    self.ask_about_target(index, effects);
                     self.ask_about_members(index, front, effects);
                     return self.ask_about_people(index, front, effects);
                 }
@@ -447,22 +587,93 @@ impl Shard {
     }
 
     fn execute(&mut self, index: u32, pending: Pending, effects: &mut Effects) {
-        let Pending { request: Request::Command(command), dedup, answer, .. } = pending else {
+        let Pending { request: Request::Command(command), dedup, answer, rival, target, .. } =
+            pending
+        else {
             unreachable!("the caller looked")
         };
+        if rival == Some(true) {
+            return self.redirect(command, effects);
+        }
+        if let Action::Revoke { .. } = &command.action {
+            return self.revoke(index, &command, &target, effects);
+        }
         let conv = &mut self.conversations.slab[index as usize];
         let known = conv.first_stored(dedup, answer);
         conv.forget_recent(self.durable);
         let turn = conv.turn;
         if let Some(stored) = known {
-            let outcome = outcome(&command, Ok(stored));
-            return self.answer(&command, outcome, turn, effects);
+            return self.answer(&command, Ok(Done::Stored(stored)), turn, effects);
         }
         if let Err(refusal) = conv.may_write(&command, self.config.private_policy) {
-            let outcome = outcome(&command, Err(refusal));
-            return self.answer(&command, outcome, turn, effects);
+            return self.answer(&command, Err(refusal), turn, effects);
         }
-        self.store(index, &command, dedup, effects);
+        match command.action {
+            Action::Send { .. } => self.store(index, &command, dedup, effects),
+            Action::Signal { .. } => {
+                self.relay(&command, turn, effects);
+                self.answer(&command, Ok(Done::Relayed), turn, effects);
+            }
+            Action::Revoke { .. } => unreachable!("executed above"),
+        }
+    }
+
+    /// Takes a message back (protocols/README.md, *Revoke*): an event says so, and the message loses
+    /// its content in the same batch.
+    fn revoke(&mut self, index: u32, command: &Command, target: &Target, effects: &mut Effects) {
+        let (wall_ms, within_ms) = (self.now.wall_ms, self.config.revoke_within_ms);
+        let conv = &mut self.conversations.slab[index as usize];
+        let turn = conv.turn;
+        let Target::Known(page) = target else { unreachable!("it was ready") };
+        let found = page.get(0).filter(|record| record.kind != Kind::Event);
+        let by_operator = matches!(command.action, Action::Revoke { by_operator: true });
+        let policy = self.config.private_policy;
+        let checked = if by_operator { Ok(()) } else { conv.may_write(command, policy) };
+        let checked = checked.and_then(|()| {
+            let record = found.ok_or(Refusal::NotRevocable)?;
+            let manages =
+                conv.group.as_ref().is_some_and(|group| group.may_manage(&command.sender));
+            let own = record.sender == command.sender.as_str();
+            let late = within_ms > 0 && record.time_ms + within_ms < wall_ms;
+            match (own, manages || by_operator) {
+                (_, true) => Ok(record),
+                (true, false) if !late => Ok(record),
+                (true, false) => Err(Refusal::NotRevocable),
+                (false, false) => Err(Refusal::NotPermitted),
+            }
+        });
+        let record = match checked {
+            Ok(record) => record,
+            Err(refusal) => {
+                return self.answer(command, Err(refusal), turn, effects);
+            }
+        };
+        let place = Stored { id: record.id, seq: record.seq, time_ms: record.time_ms };
+        if record.kind == Kind::Revoked {
+            // Said again: nothing happens again.
+            let done = Done::Revoked(Stored { time_ms: wall_ms, ..place });
+            return self.answer(command, Ok(done), turn, effects);
+        }
+        let happened = Happened::Revoked { seq: record.seq, wire: imboy::wire_id(&record) };
+        let mut content = Vec::new();
+        happened.encode(&mut content);
+        let draft = Draft {
+            kind: Kind::Event,
+            sender_ms: None,
+            sender: command.sender.as_str(),
+            device: &command.device,
+            client_id: "",
+            content: &content,
+            dedup: None,
+        };
+        let Some(stored) = self.append(index, &draft, effects) else {
+            return self.answer(command, Err(Refusal::TryAgain), 0, effects);
+        };
+        let conversation = command.key;
+        effects.entries.push(Entry::Emptied { conversation, record: emptied(&record) });
+        self.put_marks(index, Some(&command.sender), stored.seq, effects);
+        self.answer(command, Ok(Done::Revoked(stored)), effects.turn, effects);
+        self.spread(index, &draft, stored, None, Some(&command.sender), effects);
     }
 
     /// Stores a message, answers its sender and delivers it.
@@ -473,9 +684,11 @@ impl Shard {
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) {
-        let Action::Send { sender_ms, content, copies } = &command.action;
+        let Action::Send { kind, sender_ms, content, copies } = &command.action else {
+            unreachable!("only a message is stored");
+        };
         let draft = Draft {
-            kind: Kind::Message,
+            kind: *kind,
             sender_ms: *sender_ms,
             sender: command.sender.as_str(),
             device: &command.device,
@@ -484,14 +697,12 @@ impl Shard {
             dedup,
         };
         let Some(stored) = self.append(index, &draft, effects) else {
-            let outcome = outcome(command, Err(Refusal::TryAgain));
-            return self.answer(command, outcome, 0, effects);
+            return self.answer(command, Err(Refusal::TryAgain), 0, effects);
         };
         // Without copies, the sender's home passes the message when it gets the outcome.
         let passes = (!copies).then_some(&command.sender);
         self.put_marks(index, passes, stored.seq, effects);
-        let outcome = outcome(command, Ok(stored));
-        self.answer(command, outcome, effects.turn, effects);
+        self.answer(command, Ok(Done::Stored(stored)), effects.turn, effects);
         self.spread(index, &draft, stored, Some(content), passes, effects);
     }
 
@@ -592,12 +803,15 @@ impl Shard {
         draft: &Draft<'_>,
         effects: &mut Effects,
     ) -> Option<Stored> {
+        if self.space_low {
+            return None;
+        }
         let now_ms = self.now.wall_ms;
         let id = self.ids.next((now_ms / 1000) as u32)?;
         let turn = effects.turn;
         let conv = &mut self.conversations.slab[index as usize];
         conv.head += 1;
-        conv.countable += u64::from(draft.kind == Kind::Message);
+        conv.countable += u64::from(matches!(draft.kind, Kind::Message | Kind::Neutral));
         conv.time_ms = conv.time_ms.max(now_ms);
         conv.turn = turn;
         let stored = Stored { id, seq: conv.head, time_ms: conv.time_ms };
@@ -707,13 +921,30 @@ impl Shard {
         }
     }
 
-    /// Brings an outcome to the connection's shard, once `turn` is durable.
-    fn answer(&mut self, command: &Command, outcome: Outcome, turn: u64, effects: &mut Effects) {
-        if command.origin.shard == self.config.shard {
-            self.outcome(outcome, turn, effects);
-        } else {
-            let routed = Routed::Outcome(Box::new(outcome));
-            self.out(effects, turn).routes.push((command.origin.shard, routed));
+    /// Tells who has asked what became of it, once `turn` is durable.
+    fn answer(
+        &mut self,
+        command: &Command,
+        result: Result<Done, Refusal>,
+        turn: u64,
+        effects: &mut Effects,
+    ) {
+        match command.origin {
+            Origin::Conn { shard, conn } if shard == self.config.shard => {
+                self.outcome(outcome(command, conn, result), turn, effects);
+            }
+            Origin::Conn { shard, conn } => {
+                let routed = Routed::Outcome(Box::new(outcome(command, conn, result)));
+                self.out(effects, turn).routes.push((shard, routed));
+            }
+            Origin::Control(id) => {
+                let answer = match result {
+                    Ok(Done::Stored(stored) | Done::Revoked(stored)) => Answer::Stored(stored),
+                    Ok(Done::Relayed) => Answer::Done,
+                    Err(refusal) => Answer::Refused(refusal),
+                };
+                self.out(effects, turn).answers.push((id, answer));
+            }
         }
     }
 
@@ -799,18 +1030,41 @@ impl Conv {
     }
 }
 
-fn outcome(command: &Command, result: Result<Stored, Refusal>) -> Outcome {
-    let Action::Send { content, .. } = &command.action;
-    let unwanted = matches!(result, Err(Refusal::NotAFriend | Refusal::Blocked));
-    let other = command.conversation.marked().find(|member| **member != command.sender);
+/// What comes from no device; the dialect of its record means nothing.
+pub(crate) fn no_device() -> DeviceId {
+    DeviceId { dialect: Dialect::Imboy, name: "".into() }
+}
+
+/// A message without its content.
+fn emptied(record: &Record<'_>) -> Box<MessageEntry> {
+    Box::new(MessageEntry {
+        seq: record.seq,
+        kind: Kind::Revoked,
+        id: record.id,
+        time_ms: record.time_ms,
+        sender_ms: record.sender_ms,
+        countable: record.countable,
+        sender: CompactString::new(record.sender),
+        device: DeviceId { dialect: record.dialect, name: CompactString::new(record.device) },
+        client_id: CompactString::new(record.client_id),
+        content: 0..0,
+        dedup: None,
+    })
+}
+
+fn outcome(command: &Command, conn: ConnId, result: Result<Done, Refusal>) -> Outcome {
+    let to = match result {
+        Err(Refusal::NotAFriend | Refusal::Blocked) | Ok(Done::Revoked(_)) => command.to(),
+        _ => None,
+    };
     Outcome {
-        refused_to: other.filter(|_| unwanted).cloned(),
-        conn: command.origin.conn,
+        conn,
         conversation: command.key,
         kind: command.conversation.kind(),
         sender: command.sender.clone(),
         client_id: command.client_id.clone(),
-        content_bytes: content.len() as u32,
+        to,
+        content_bytes: command.action.content_bytes() as u32,
         result,
     }
 }

@@ -100,7 +100,7 @@ impl Shard {
     /// room or no id for it, and nothing may be stored that causes it: try again.
     #[must_use]
     pub(crate) fn owe(&mut self, slot: Slot, owed: Owed, effects: &mut Effects) -> bool {
-        if self.debts.open.len() >= OWED_MAX {
+        if self.debts.open.len() >= OWED_MAX || self.space_low {
             return false;
         }
         let Some(id) = self.ids.next((self.now.wall_ms / 1000) as u32) else { return false };

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::dialect::{Class, Place, imboy};
+use crate::dialect::{Class, Place, Settings, imboy};
 use crate::event::{Effects, Outputs, Write};
 use crate::happened::Happened;
 use crate::ids::{ConvKey, DeviceId, Dialect, MessageId, UserId};
@@ -39,7 +39,7 @@ pub(crate) struct Encoded {
 /// when the cursor passes it.
 pub(crate) fn is_shown(record: &Record<'_>, to: &UserId, device: &DeviceId, echo: bool) -> bool {
     match record.kind {
-        Kind::Message | Kind::Revoked => {
+        Kind::Message | Kind::Neutral | Kind::Revoked => {
             let own_device = record.dialect == device.dialect && record.device == device.name;
             record.sender != to.as_str() || (echo && !own_device)
         }
@@ -101,7 +101,9 @@ impl Shard {
             });
             if !known {
                 let dialect = device.id.dialect;
-                encoded = Some(encode(record, &owner.id, Place::User, dialect, held, outputs));
+                let dialects = &self.config.dialects;
+                encoded =
+                    Some(encode(dialects, record, &owner.id, Place::User, dialect, held, outputs));
             }
             let encoded = encoded.as_ref().expect("made above");
             send(live, cursor, key, seq, encoded, now_ms, outputs);
@@ -217,6 +219,7 @@ impl Shard {
 
 /// Encodes a record for a dialect, as its receiver `to` gets it.
 pub(crate) fn encode(
+    dialects: &Settings,
     record: &Record<'_>,
     to: &UserId,
     place: Place<'_>,
@@ -224,29 +227,31 @@ pub(crate) fn encode(
     held: bool,
     outputs: &mut Outputs,
 ) -> Encoded {
-    let (class, shared, range, wire) = match dialect {
-        Dialect::Imboy => {
-            if record.kind == Kind::Event {
-                let happened = Happened::decode(record.content);
-                let happened = happened.expect("what is not known is not shown");
-                let range = frame(outputs, |out| {
-                    imboy::write_event(&happened, record, place, to.as_str(), out);
-                });
-                let class = match happened {
-                    Happened::FriendAsked(_) | Happened::FriendAccepted(_) => Class::FriendRequest,
-                    _ => Class::Event,
-                };
-                (class, false, range, imboy::event_key(&happened, record))
-            } else {
-                let (kind, to, class) = match place {
-                    Place::User => ("C2C", to.as_str(), Class::Private),
-                    Place::Group(group) => ("C2G", group.as_str(), Class::Group),
-                };
-                let range = frame(outputs, |out| imboy::write_message(record, kind, to, out));
-                (class, class == Class::Group, range, imboy::wire_id(record))
-            }
+    let (class, range, wire) = match (dialect, record.kind) {
+        (Dialect::Imboy, Kind::Event) => {
+            let settings = &dialects.imboy;
+            let happened = Happened::decode(record.content);
+            let happened = happened.expect("what is not known is not shown");
+            let range = frame(outputs, |out| {
+                imboy::write_event(settings, &happened, record, place, to.as_str(), out);
+            });
+            let class = match happened {
+                Happened::FriendAsked(_) | Happened::FriendAccepted(_) => Class::FriendRequest,
+                _ => Class::Event,
+            };
+            (class, range, imboy::event_id(settings, &happened, record))
+        }
+        (Dialect::Imboy, Kind::Message | Kind::Neutral | Kind::Revoked) => {
+            let (class, kind, to) = match place {
+                Place::User => (Class::Private, "C2C", to.as_str()),
+                Place::Group(group) => (Class::Group, "C2G", group.as_str()),
+            };
+            let settings = &dialects.imboy;
+            let range = frame(outputs, |out| imboy::write_message(settings, record, kind, to, out));
+            (class, range, imboy::wire_id(record))
         }
     };
+    let shared = class == Class::Group;
     Encoded { dialect, held, shared, range, class, wire }
 }
 
@@ -262,13 +267,7 @@ pub(crate) fn send(
 ) -> u64 {
     let Encoded { ref range, class, wire, .. } = *encoded;
     for &conn in &live.conns {
-        match outputs.writes.last_mut() {
-            // What stands behind each other goes as one.
-            Some(last) if last.conn == conn && last.range.end == range.start => {
-                last.range.end = range.end;
-            }
-            _ => outputs.writes.push(Write { conn, range: range.clone() }),
-        }
+        outputs.writes.push(Write { conn, range: range.clone() });
     }
     cursor.sent = seq;
     cursor.unacked += 1;

@@ -8,16 +8,19 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use slab::Slab;
 
 use crate::dialect::Place;
 use crate::event::{Deliver, Effects, Routed};
+use crate::happened::Happened;
 use crate::hash::Hashing;
 use crate::ids::{ConvKey, Conversation, Dialect, GroupId, UserId};
 use crate::limits::{
     CURSOR_RANGES_PULL, FANOUT_BUDGET, FANOUT_BYTES_MAX, FANOUT_RECORDS_MAX, FANOUT_TURN_BUDGET,
 };
+use crate::record::Kind;
 use crate::shard::Shard;
 use crate::shard::delivery::{Encoded, encode, is_shown, send};
 use crate::shard::users::{Cursor, UserRef};
@@ -86,6 +89,19 @@ impl LocalGroup {
         match self.pass {
             Some(pass) if (seat as usize) < pass.next => pass.to,
             _ => self.done,
+        }
+    }
+
+    /// What was revoked has no content any more, also for those who have not been visited yet.
+    fn forget_revoked(&mut self, event: &Deliver) {
+        if event.kind != Kind::Event {
+            return;
+        }
+        if let Some(Happened::Revoked { seq, .. }) = Happened::decode(&event.content)
+            && let Some(revoked) = self.recent.iter_mut().find(|kept| kept.stored.seq == seq)
+        {
+            self.recent_bytes -= revoked.content.len();
+            (revoked.kind, revoked.content) = (Kind::Revoked, Bytes::new());
         }
     }
 
@@ -214,6 +230,7 @@ impl Shard {
         let local = &mut self.groups.slab[index as usize];
         // What was sent for an earlier subscription is covered by the answer to this one.
         if local.subscribed && deliver.stored.seq > local.head {
+            local.forget_revoked(&deliver);
             local.push(deliver);
             self.begin_pass(index);
         }
@@ -432,7 +449,9 @@ impl Shard {
                 let dialect = device.id.dialect;
                 let encoded = frames.get(at, dialect, held).unwrap_or_else(|| {
                     let place = Place::Group(news.group);
-                    let encoded = encode(&record, &owner.id, place, dialect, held, outputs);
+                    let dialects = &self.config.dialects;
+                    let encoded =
+                        encode(dialects, &record, &owner.id, place, dialect, held, outputs);
                     if encoded.shared {
                         frames.keep(at, encoded.clone());
                     }

@@ -14,11 +14,11 @@ use crate::event::{
 };
 use crate::happened::Happened;
 use crate::hash::Hashing;
-use crate::ids::{ConvKey, Conversation, DeviceId, Dialect, GroupId, ShardId, UserId};
+use crate::ids::{ConvKey, Conversation, DeviceId, GroupId, ShardId, UserId};
 use crate::limits::{GROUP_MEMBERS_MAX, MEMBERS_CHANGED_MAX, MEMBERS_KNOWN, MEMBERSHIP_RANGES_MAX};
 use crate::owed::Owed;
 use crate::record::Kind;
-use crate::shard::conversations::{Draft, Request};
+use crate::shard::conversations::{Draft, Request, no_device};
 use crate::shard::debts::Bill;
 use crate::shard::{Shard, Waiting};
 
@@ -147,6 +147,11 @@ impl Group {
     pub(crate) fn may_write(&self, sender: &UserId) -> Result<(), Refusal> {
         self.open()?;
         self.row_of(sender).map(|_| ()).ok_or(Refusal::NotInGroup)
+    }
+
+    /// Whether this user may revoke what others have said.
+    pub(crate) fn may_manage(&self, user: &UserId) -> bool {
+        self.row_of(user).is_some_and(|row| row.role >= MemberRole::Admin)
     }
 
     /// The row of a group that is not dissolved.
@@ -659,11 +664,6 @@ fn encoded(happened: &Happened) -> Vec<u8> {
     let mut content = Vec::new();
     happened.encode(&mut content);
     content
-}
-
-/// An event comes from no device; the dialect of its record means nothing.
-pub(crate) fn no_device() -> DeviceId {
-    DeviceId { dialect: Dialect::Imboy, name: "".into() }
 }
 
 fn texts(users: &[UserId]) -> Vec<String> {

@@ -3,14 +3,15 @@
 //! Commands and outcomes are bounded by admission, settlements by one per conversation. Deliveries
 //! are bounded here: past [`LINK_DELIVERIES_MAX`] or [`LINK_BYTES_MAX`] not yet drained by the
 //! receiver, a delivery is replaced by the conversation's head, one per member and conversation,
-//! and the heads leave when there is room. A delivery may be lost that way; a head is not.
+//! and the heads leave when there is room. A delivery may be lost that way; a head is not. A signal
+//! that finds no room is dropped.
 
 use std::collections::VecDeque;
 
 use crate::hash::Hashing;
 use hashbrown::HashMap;
 
-use crate::event::{Deliver, PresenceNews, Routed};
+use crate::event::{Deliver, PresenceNews, Routed, Signal};
 use crate::ids::{ConvKey, ShardId, UserId};
 use crate::limits::{LINK_BYTES_MAX, LINK_DELIVERIES_MAX};
 
@@ -52,6 +53,7 @@ pub fn delivery_bytes(routed: &Routed) -> Option<u64> {
         Routed::Deliver { deliver, .. } | Routed::GroupDeliver(deliver) => {
             Some(256 + deliver.content.len() as u64)
         }
+        Routed::Signal(signal) => Some(256 + signal.content.len() as u64),
         Routed::Head { .. } => Some(128),
         Routed::Presence(news) => Some(128 + 32 * news.friends.len() as u64),
         Routed::Command(_)
@@ -110,8 +112,16 @@ impl Links {
         to: ShardId,
         news: Box<PresenceNews>,
     ) -> Option<Routed> {
+        self.offer_fleeting(to, Routed::Presence(news))
+    }
+
+    /// The signal, when there is room for it; else it is dropped.
+    pub(crate) fn offer_signal(&mut self, to: ShardId, signal: Box<Signal>) -> Option<Routed> {
+        self.offer_fleeting(to, Routed::Signal(signal))
+    }
+
+    fn offer_fleeting(&mut self, to: ShardId, routed: Routed) -> Option<Routed> {
         let link = &mut self.links[usize::from(to.0)];
-        let routed = Routed::Presence(news);
         if !link.has_room() {
             return None;
         }
@@ -197,6 +207,30 @@ mod tests {
         assert!(matches!(routed, Routed::Head { from: 7, head: 7, .. }), "{routed:?}");
         links.drained(to, 3, 3 * 266);
         assert!(links.offer(to, user(), deliver(1, sent + 1001, 10), 5).is_some(), "live again");
+    }
+
+    #[test]
+    fn signals_take_room_and_are_dropped_without_it() {
+        let to = ShardId(0);
+        let mut links = Links::new(1);
+        let user = UserId::parse("u").expect("valid");
+        let device = DeviceId { dialect: Dialect::Imboy, name: "d".into() };
+        let signal = || {
+            let content = vec![0; 4].into();
+            let (user, sender, device) = (user.clone(), user.clone(), device.clone());
+            Box::new(Signal { user, sender, device, content })
+        };
+        let fit =
+            (0..2 * LINK_DELIVERIES_MAX).filter(|_| links.offer_signal(to, signal()).is_some());
+        assert_eq!(fit.count() as u64, LINK_DELIVERIES_MAX);
+        assert!(
+            links.offer(to, super::tests::user(), deliver(1, 1, 10), 1).is_none(),
+            "they share the room"
+        );
+        links.drained(to, 2, 2 * 260);
+        assert!(links.next_head(to).is_some(), "what was stored is not lost");
+        assert!(links.offer_signal(to, signal()).is_some());
+        assert!(links.offer_signal(to, signal()).is_none());
     }
 
     #[test]

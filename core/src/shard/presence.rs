@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 
 use crate::account::Presence;
 use crate::dialect::imboy;
-use crate::event::{Effects, Load, PresenceNews, Routed};
+use crate::event::{Effects, Load, PresenceNews, Routed, Write};
 use crate::ids::{Dialect, ShardId, UserId};
 use crate::limits::{OFFLINE_MS, PRESENCE_PAGE, PRESENCE_TOLD_MAX};
 use crate::relations::RelationRow;
 use crate::shard::timers::Timer;
 use crate::shard::users::{User, UserRef};
-use crate::shard::{Shard, Waiting, write_frame};
+use crate::shard::{Shard, Waiting, frame};
 
 /// Users whose friends have to be told.
 #[derive(Debug)]
@@ -196,19 +196,17 @@ impl Shard {
             let owner = self.users.get_mut(user).expect("found");
             for device in &mut owner.devices {
                 let Some(live) = &mut device.live else { continue };
-                if live.stalled || !live.has_room() {
-                    continue;
-                }
                 let held = live.holds(self.durable, effects.turn);
                 let outputs = if held { &mut effects.held } else { &mut effects.now };
-                for &conn in &live.conns {
-                    match device.id.dialect {
-                        Dialect::Imboy => write_frame(outputs, conn, |out| {
-                            let (from, to) = (news.user.as_str(), friend.as_str());
-                            imboy::write_presence(id, from, to, news.presence, wall_ms, out);
-                        }),
-                    }
-                }
+                let settings = &self.config.dialects.imboy;
+                let range = match device.id.dialect {
+                    Dialect::Imboy => frame(outputs, |out| {
+                        let (from, to) = (news.user.as_str(), friend.as_str());
+                        imboy::write_presence(settings, id, from, to, news.presence, wall_ms, out);
+                    }),
+                };
+                let writes = live.conns.iter().map(|&conn| Write { conn, range: range.clone() });
+                outputs.signals.extend(writes);
             }
         }
     }

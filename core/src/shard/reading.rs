@@ -154,7 +154,8 @@ impl Shard {
         }
         let held = live.holds(durable, effects.turn);
         let outputs = if held { &mut effects.held } else { &mut effects.now };
-        let encoded = encode(record, &owner.id, place, at.id.dialect, held, outputs);
+        let dialects = &self.config.dialects;
+        let encoded = encode(dialects, record, &owner.id, place, at.id.dialect, held, outputs);
         let number = send(live, cursor, key, record.seq, &encoded, now_ms, outputs);
         self.arm_retries(user);
         Some(Some(number))

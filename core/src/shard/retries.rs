@@ -94,7 +94,8 @@ impl Shard {
                 continue;
             };
             sent.tries += 1;
-            let encoded = encode(record, &owner.id, place, at.id.dialect, held, outputs);
+            let dialects = &self.config.dialects;
+            let encoded = encode(dialects, record, &owner.id, place, at.id.dialect, held, outputs);
             for &conn in &conns {
                 outputs.writes.push(Write { conn, range: encoded.range.clone() });
             }

@@ -1,23 +1,30 @@
 //! Connections of this shard: what their frames ask for and what they are told.
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
-use crate::command::{Action, Command, Origin, Outcome};
+use crate::command::{Action, Command, Done, Origin, Outcome};
 use crate::dialect::Class;
-use crate::dialect::imboy::{self, AckKind, Frame, Undecodable};
+use crate::dialect::imboy::{self, AckKind, Frame, Undecodable, s2c};
 use crate::error::Refusal;
 use crate::event::{Close, CloseHow, Effects, Routed};
-use crate::ids::{ConnId, ConvKind, Conversation, Dialect, GroupId, UserId};
+use crate::ids::{ConnId, ConvKind, Dialect, UserId};
 use crate::limits::UNDECODABLE_MAX;
-use crate::session::LoginFault;
+use crate::rate::{Bucket, Strikes};
+use crate::record::Kind;
+use crate::session::{Client, LoginFault};
+use crate::shard::prompts::Prompt;
 use crate::shard::timers::Timer;
 use crate::shard::users::UserRef;
 use crate::shard::{Shard, write_frame};
+use crate::ws::extensions::Window;
 
 /// The connections, by their index.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     table: Vec<Option<Session>>,
+    /// How many of them negotiated compression.
+    deflating: usize,
 }
 
 /// A connection.
@@ -25,15 +32,24 @@ pub(crate) struct Sessions {
 pub(crate) struct Session {
     pub(crate) conn: ConnId,
     pub(crate) dialect: Dialect,
+    /// Its messages may leave compressed, within this window.
+    pub(crate) deflate: Option<Window>,
     /// Requests taken and not answered.
     pub(crate) requests: u32,
     /// Undecodable frames in a row.
     undecodable: u8,
+    /// Of requests.
+    bucket: Bucket,
+    strikes: Strikes,
     pub(crate) state: State,
     /// Nothing may be written to it before this turn is durable: its `101` waits for it.
     pub(crate) turn: u64,
     /// How far the reminder of a token past its time has got.
     pub(crate) refresh: Refresh,
+    /// What the client says about itself.
+    pub(crate) client: Client,
+    /// What it was told and has not acknowledged.
+    pub(crate) prompts: Vec<Prompt>,
 }
 
 /// Where a connection stands.
@@ -83,20 +99,44 @@ impl Sessions {
         session.filter(|session| session.conn == conn)
     }
 
-    pub(crate) fn insert(&mut self, conn: ConnId, dialect: Dialect, state: State) {
+    /// Whether any connection negotiated compression.
+    pub(crate) fn any_deflates(&self) -> bool {
+        self.deflating > 0
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        conn: ConnId,
+        dialect: Dialect,
+        deflate: Option<Window>,
+        state: State,
+    ) {
         let index = conn.index as usize;
         if self.table.len() <= index {
             self.table.resize_with(index + 1, || None);
         }
-        let refresh = Refresh::Quiet;
-        let session =
-            Session { conn, dialect, requests: 0, undecodable: 0, state, turn: 0, refresh };
+        self.deflating += usize::from(deflate.is_some());
+        let session = Session {
+            conn,
+            dialect,
+            deflate,
+            requests: 0,
+            undecodable: 0,
+            bucket: Bucket::default(),
+            strikes: Strikes::default(),
+            state,
+            turn: 0,
+            refresh: Refresh::Quiet,
+            client: Client::default(),
+            prompts: Vec::new(),
+        };
         let former = self.table[index].replace(session);
         assert!(former.is_none(), "an index is reused after `Closed`");
     }
 
     pub(crate) fn remove(&mut self, conn: ConnId) -> Option<Session> {
-        self.get(conn)?;
+        let deflate = self.get(conn)?.deflate;
+        self.deflating -= usize::from(deflate.is_some());
         self.table[conn.index as usize].take()
     }
 }
@@ -128,6 +168,13 @@ impl Shard {
             imboy::decode(bytes, &mut scratch)
         };
         self.json = scratch;
+        if !frame.as_ref().is_ok_and(Frame::is_ack) && !self.may_ask(conn) {
+            let id = match &frame {
+                Ok(frame) => frame.id(),
+                Err(undecodable) => undecodable.id.as_deref(),
+            };
+            return self.too_fast(conn, id, effects);
+        }
         self.count_undecodable(conn, &frame, effects);
         let session = self.sessions.get(conn).expect("looked up by the caller");
         match (frame, session.state) {
@@ -137,6 +184,9 @@ impl Shard {
                 write_frame(outputs, conn, |out| out.extend_from_slice(imboy::PONG));
             }
             (Ok(Frame::Logout), _) => self.close(conn, 1000, "", effects),
+            (Ok(Frame::CheckOffline), State::Live { user, device }) => {
+                self.push_again(user, device, effects);
+            }
             (Ok(Frame::Ack { id, .. }), State::Refused) => self.refresh_acked(conn, id),
             (Ok(Frame::Ack { kind, id, device }), State::Live { user, device: index }) => {
                 self.imboy_ack(conn, kind, id, device, user, index, effects);
@@ -145,27 +195,46 @@ impl Shard {
                 Ok(Frame::Send { group, id, to, sender_ms, payload }),
                 State::Live { user, device },
             ) => {
-                let owner = self.users.get(user).expect("a live connection holds its user");
-                let place = if group {
-                    GroupId::parse(&to).map(Conversation::Group).ok_or(Refusal::NoSuchGroup)
-                } else {
-                    let to = UserId::parse(&to).ok_or(Refusal::NoSuchUser);
-                    to.map(|to| Conversation::private(&owner.id, &to))
-                };
                 let content = Bytes::copy_from_slice(&bytes[payload]);
-                let send = Action::Send { sender_ms, content, copies: false };
-                match place {
-                    Ok(place) => self.request(conn, user, device, place, id, send, effects),
-                    // What cannot be an id is nobody's.
-                    Err(refusal) => self.refuse(conn, refusal, Some(&id), 0, effects),
-                }
+                let kind = Kind::Message;
+                let send = Action::Send { kind, sender_ms, content, copies: false };
+                self.request(conn, user, device, (group, &to), id, send, effects);
+            }
+            (Ok(Frame::Revoke { group, id, to }), State::Live { user, device }) => {
+                let revoke = Action::Revoke { by_operator: false };
+                self.request(conn, user, device, (group, &to), id, revoke, effects);
+            }
+            (Ok(Frame::RevokeAck { id }), State::Live { user, device }) => {
+                self.acknowledge(user, device, Class::Event, &id, effects);
+            }
+            (Ok(Frame::Signal { id, to, members }), State::Live { user, device }) => {
+                let signal = Action::Signal { content: members };
+                self.request(conn, user, device, (false, &to), id, signal, effects);
             }
             // A client that speaks before its login is through, or after it failed, gets what the
             // login gets; nothing of the account is touched.
             (Ok(_), State::Opening { .. } | State::Refused) => {}
             (Err(Undecodable { refusal, id }), _) => {
-                self.refuse(conn, refusal, id.as_deref(), 0, effects);
+                self.refuse(conn, refusal, id.as_deref(), None, 0, effects);
             }
+        }
+    }
+
+    /// Whether the connection may make one more request.
+    fn may_ask(&mut self, conn: ConnId) -> bool {
+        let rate = self.config.rates.requests;
+        let session = self.sessions.get_mut(conn).expect("looked up by the caller");
+        session.bucket.take(rate, self.now.mono_us)
+    }
+
+    /// Refuses a request that came too fast; after many of them the connection ends.
+    fn too_fast(&mut self, conn: ConnId, id: Option<&str>, effects: &mut Effects) {
+        let now_ms = self.now_ms();
+        let session = self.sessions.get_mut(conn).expect("looked up by the caller");
+        let too_many = session.strikes.add(&self.config.rates, now_ms);
+        self.refuse(conn, Refusal::RateLimited, id, None, 0, effects);
+        if too_many {
+            self.close(conn, 1008, "over the rate limit", effects);
         }
     }
 
@@ -200,7 +269,7 @@ impl Shard {
         let owner = self.users.get(user).expect("a live connection holds its user");
         if owner.devices[index as usize].id.name != device {
             let refusal = Refusal::Malformed("CLIENT_ACK for another device");
-            return self.refuse(conn, refusal, None, 0, effects);
+            return self.refuse(conn, refusal, None, None, 0, effects);
         }
         match kind {
             AckKind::C2c => self.acknowledge(user, index, Class::Private, id, effects),
@@ -208,6 +277,7 @@ impl Shard {
             AckKind::S2c => {
                 self.acknowledge(user, index, Class::Event, id, effects);
                 self.refresh_acked(conn, id);
+                self.prompt_acked(conn, id);
             }
             AckKind::Webrtc => {}
         }
@@ -220,25 +290,38 @@ impl Shard {
         conn: ConnId,
         user: UserRef,
         device: u32,
-        conversation: Conversation,
-        client_id: compact_str::CompactString,
+        (group, to): (bool, &str),
+        client_id: CompactString,
         mut action: Action,
         effects: &mut Effects,
     ) {
-        let owner = self.users.get(user).expect("a live connection holds its user");
+        let (rate, now_us) = (self.config.rates.messages, self.now.mono_us);
+        let owner = self.users.get_mut(user).expect("a live connection holds its user");
+        let stores = matches!(action, Action::Send { .. });
+        if stores && !owner.bucket.take(rate, now_us) {
+            return self.too_fast(conn, Some(&client_id), effects);
+        }
+        let settings = &self.config.dialects.imboy;
+        let Some((conversation, rival)) = settings.conversation(&owner.id, group, to) else {
+            // What cannot be an id is nobody's.
+            let refusal = if group { Refusal::NoSuchGroup } else { Refusal::NoSuchUser };
+            return self.refuse(conn, refusal, Some(&client_id), None, 0, effects);
+        };
         let (sender, own) = (owner.id.clone(), &owner.devices[device as usize].id);
-        let Action::Send { content, copies, .. } = &mut action;
-        let dialects = &self.config.dialects;
-        *copies = owner.devices.iter().any(|other| {
-            other.id != *own
-                && !other.gone
-                && dialects.delivery(other.id.dialect).echo_to_own_devices
-        });
-        let content_bytes = content.len();
+        if let Action::Send { copies, .. } = &mut action {
+            let dialects = &self.config.dialects;
+            *copies = owner.devices.iter().any(|other| {
+                other.id != *own
+                    && !other.gone
+                    && dialects.delivery(other.id.dialect).echo_to_own_devices
+            });
+        }
+        let content_bytes = action.content_bytes();
         let device = own.clone();
         let key = conversation.key(self.config.secret);
-        let origin = Origin { shard: self.config.shard, conn };
-        let command = Command { origin, conversation, key, sender, device, client_id, action };
+        let origin = Origin::Conn { shard: self.config.shard, conn };
+        let command =
+            Command { origin, conversation, key, sender, device, client_id, rival, action };
         self.requests += 1;
         self.request_bytes += content_bytes;
         let session = self.sessions.get_mut(conn).expect("looked up by the caller");
@@ -259,7 +342,7 @@ impl Shard {
         self.requests -= 1;
         self.request_bytes -= outcome.content_bytes as usize;
         // In a group the sender's devices see the record go by like everybody's.
-        if let Ok(stored) = outcome.result
+        if let Ok(Done::Stored(stored) | Done::Revoked(stored)) = outcome.result
             && outcome.kind == ConvKind::Private
         {
             let (sender, key) = (&outcome.sender, outcome.conversation);
@@ -272,42 +355,56 @@ impl Shard {
         }
         let turn = turn.max(session.turn);
         match outcome.result {
-            Ok(stored) => write_frame(self.out(effects, turn), outcome.conn, |out| {
+            Ok(Done::Relayed) => {}
+            Ok(Done::Revoked(stored)) => {
+                let (group, id) = (outcome.kind == ConvKind::Group, &outcome.client_id);
+                let (from, to) = (outcome.sender.as_str(), outcome.to.as_deref().unwrap_or(""));
+                let settings = &self.config.dialects.imboy;
+                write_frame(self.out(effects, turn), outcome.conn, |out| {
+                    imboy::write_revoke_ack(settings, group, id, from, to, stored.time_ms, out);
+                });
+            }
+            Ok(Done::Stored(stored)) => write_frame(self.out(effects, turn), outcome.conn, |out| {
                 let group = outcome.kind == ConvKind::Group;
                 imboy::write_server_ack(group, &outcome.client_id, stored.time_ms, out);
             }),
             Err(refusal) => {
-                let wall_ms = self.now.wall_ms;
-                if let (Dialect::Imboy, Some(to)) = (session.dialect, &outcome.refused_to) {
-                    let id = &outcome.client_id;
-                    return write_frame(self.out(effects, turn), outcome.conn, |out| {
-                        imboy::write_unwanted(refusal, id, to.as_str(), wall_ms, out);
-                    });
-                }
-                self.refuse(outcome.conn, refusal, Some(&outcome.client_id), turn, effects);
+                let (id, to) = (Some(&*outcome.client_id), outcome.to.as_deref());
+                self.refuse(outcome.conn, refusal, id, to, turn, effects);
             }
         }
     }
 
-    /// The dialect's error answer.
-    fn refuse(
+    /// The dialect's error answer; `to` is whom the request was for, where that is refused.
+    pub(crate) fn refuse(
         &mut self,
         conn: ConnId,
         refusal: Refusal,
         id: Option<&str>,
+        to: Option<&str>,
         turn: u64,
         effects: &mut Effects,
     ) {
         let wall_ms = self.now.wall_ms;
-        let Some(session) = self.sessions.get(conn) else { return };
+        let Some(session) = self.sessions.get_mut(conn) else { return };
         if session.state == State::Closing {
             return;
         }
-        let outputs = self.out(effects, turn.max(session.turn));
-        match session.dialect {
+        let turn = turn.max(session.turn);
+        if refusal == Refusal::Banned {
+            // The close does not overtake it.
+            session.turn = turn;
+        }
+        let dialect = session.dialect;
+        let outputs = self.out(effects, turn);
+        match dialect {
             Dialect::Imboy => write_frame(outputs, conn, |out| {
-                imboy::write_refusal(refusal, id, wall_ms, out);
+                let settings = &self.config.dialects.imboy;
+                imboy::write_refusal(settings, refusal, id, to.unwrap_or(""), wall_ms, out);
             }),
+        }
+        if refusal == Refusal::Banned {
+            self.close(conn, 4006, "banned", effects);
         }
     }
 
@@ -334,6 +431,7 @@ impl Shard {
         write_frame(outputs, conn, |out| imboy::write_login_fault(fault, wall_ms, out));
         match fault {
             LoginFault::TokenInvalid => self.close(conn, 4006, "log in again", effects),
+            LoginFault::SignatureWrong => self.close(conn, 1008, "get the newest app", effects),
             LoginFault::TokenExpired => self.refresh(conn, step::ASK, effects),
         }
     }
@@ -372,7 +470,8 @@ impl Shard {
         };
         let to = to.as_ref().map_or("", UserId::as_str);
         let outputs = self.out(effects, turn);
-        write_frame(outputs, conn, |out| imboy::write_refresh_token(to, wall_ms, out));
+        let settings = &self.config.dialects.imboy;
+        write_frame(outputs, conn, |out| s2c::write_refresh_token(settings, to, wall_ms, out));
     }
 
     /// The reminder was acknowledged: a refused connection is closed soon, so that the client
@@ -380,7 +479,7 @@ impl Shard {
     fn refresh_acked(&mut self, conn: ConnId, id: &str) {
         let now_ms = self.now_ms();
         let Some(session) = self.sessions.get_mut(conn) else { return };
-        if id != imboy::REFRESH_TOKEN || session.refresh != Refresh::Asked {
+        if id != s2c::REFRESH_TOKEN || session.refresh != Refresh::Asked {
             return;
         }
         session.refresh = Refresh::Settled;

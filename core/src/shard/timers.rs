@@ -25,6 +25,8 @@ pub(crate) enum Timer {
     Announce,
     /// What is owed and could not be done is sent again.
     Owed,
+    /// What a connection was told and has not acknowledged may be due again.
+    Prompt { conn: ConnId },
     /// The id lease is looked at.
     Lease,
 }

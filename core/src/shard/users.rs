@@ -13,6 +13,7 @@ use crate::dialect::{Class, Delivery, Place};
 use crate::event::{ControlId, DeviceRow, MembershipLoaded, Operation, Position, UserRow};
 use crate::ids::{ConnId, ConvKey, DeviceId, GroupId, MessageId, UserId};
 use crate::limits::{CURSOR_RANGES_MAX, CURSOR_RANGES_PULL, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::rate::Bucket;
 use crate::record::Page;
 use crate::session::Hello;
 use crate::shard::fanout::Seat;
@@ -61,6 +62,7 @@ impl Users {
             waiting: VecDeque::new(),
             connections: 0,
             told: Told::default(),
+            bucket: Bucket::default(),
             turn: 0,
         };
         let index = self.slab.insert(user) as u32;
@@ -110,6 +112,8 @@ pub(crate) struct User {
     pub(crate) connections: usize,
     /// What his friends have been told of it.
     pub(crate) told: Told,
+    /// Of messages to be stored.
+    pub(crate) bucket: Bucket,
     /// The last turn that changed a row of this user.
     pub(crate) turn: u64,
 }
@@ -245,6 +249,13 @@ impl Live {
             behind: VecDeque::new(),
             catch_up: CatchUp { loading: true, ..CatchUp::default() },
         }
+    }
+
+    /// The same connections at the beginning of another stay.
+    pub(crate) fn again(&self, epoch: u32) -> Live {
+        let mut again = Live::new(self.conns[0], epoch, self.since_ms, false, self.turn);
+        again.conns.clone_from(&self.conns);
+        again
     }
 
     /// Nothing more is written to it before `turn` is durable.

@@ -14,6 +14,7 @@ const SERVER_HEAD_BYTES_MAX: usize = 10;
 
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
+const RSV1: u8 = 0x40;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 
@@ -69,6 +70,8 @@ pub struct Head {
     pub fin: bool,
     /// What it is.
     pub opcode: Opcode,
+    /// The message that begins is compressed.
+    pub compressed: bool,
     /// The masking key; zero, which changes nothing, in an unmasked frame.
     pub mask: [u8; 4],
     /// Payload bytes that follow the head; the top bit is never set.
@@ -77,18 +80,22 @@ pub struct Head {
     pub head_len: usize,
 }
 
-/// Reads a frame's head from the start of `bytes`; `None`: not all of it is there.
+/// Reads a frame's head from the start of `bytes`; `None`: not all of it is there. `deflate`:
+/// permessage-deflate was negotiated.
 ///
 /// # Errors
 /// What section 5.2 forbids in one head, as soon as the bytes that tell are there: reserved bits
 /// and opcodes, wrong masking, a length in too long a form, control frames that are long or in
 /// fragments.
 #[inline]
-pub fn decode_head(bytes: &[u8], role: Role) -> Result<Option<Head>, WsError> {
+pub fn decode_head(bytes: &[u8], role: Role, deflate: bool) -> Result<Option<Head>, WsError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    // No extension is negotiated, so none gives RSV1 to RSV3 a meaning. (permessage-deflate will
-    // have to let RSV1 pass here, for the first frame of a message alone: RFC 7692 section 6.)
-    if first & RESERVED != 0 {
+    // Only an extension gives RSV1 to RSV3 a meaning. Ours means RSV1, and on the first frame of
+    // a message alone (RFC 7692 section 6).
+    let reserved = first & RESERVED;
+    let starts = matches!(first & OPCODE, 1 | 2);
+    let compressed = reserved == RSV1 && deflate && starts;
+    if reserved != 0 && !compressed {
         return Err(WsError::ReservedBits);
     }
     let opcode = Opcode::decode(first & OPCODE)?;
@@ -119,7 +126,7 @@ pub fn decode_head(bytes: &[u8], role: Role) -> Result<Option<Head>, WsError> {
         ([0; 4], rest)
     };
     let head_len = bytes.len() - rest.len();
-    Ok(Some(Head { fin, opcode, mask, payload_len, head_len }))
+    Ok(Some(Head { fin, opcode, compressed, mask, payload_len, head_len }))
 }
 
 /// A length in a form that shorter ones than `least` must not have, and none over 63 bits.
@@ -152,7 +159,12 @@ pub fn unmask(bytes: &mut [u8], mask: [u8; 4], offset: usize) {
 /// Appends the head of a server's unfragmented frame; `payload_len` bytes must follow it.
 #[inline]
 pub fn encode_head(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
-    with_head(opcode, 0, payload_len, |head| out.extend_from_slice(head));
+    with_head(FIN | opcode as u8, 0, payload_len, |head| out.extend_from_slice(head));
+}
+
+/// The same for a compressed message (RFC 7692 section 6).
+pub fn encode_compressed_head(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
+    with_head(FIN | RSV1 | opcode as u8, 0, payload_len, |head| out.extend_from_slice(head));
 }
 
 /// A server's frame under way in a byte arena; [`end_frame`] ends it.
@@ -185,7 +197,7 @@ pub fn end_frame(out: &mut [u8], start: FrameStart, opcode: Opcode) -> Range<u32
     let FrameStart { payload } = start;
     let end = out.len();
     let mut begin = payload;
-    with_head(opcode, 0, end - payload, |head| {
+    with_head(FIN | opcode as u8, 0, end - payload, |head| {
         begin = payload - head.len();
         out.get_mut(begin..payload)
             .expect("begin_frame left room for the longest head")
@@ -240,7 +252,7 @@ fn encode_control(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 /// where the payload is somebody else's; the caller draws it.
 pub fn encode_masked(opcode: Opcode, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     out.reserve(HEAD_BYTES_MAX + payload.len());
-    with_head(opcode, MASKED, payload.len(), |head| out.extend_from_slice(head));
+    with_head(FIN | opcode as u8, MASKED, payload.len(), |head| out.extend_from_slice(head));
     out.extend_from_slice(&mask);
     let start = out.len();
     out.extend_from_slice(payload);
@@ -250,8 +262,7 @@ pub fn encode_masked(opcode: Opcode, payload: &[u8], mask: [u8; 4], out: &mut Ve
 
 /// Gives `put` the shortest head, without the mask. Inlined, every arm is one copy of fixed size.
 #[inline(always)]
-fn with_head(opcode: Opcode, masked: u8, payload_len: usize, put: impl FnOnce(&[u8])) {
-    let first = FIN | opcode as u8;
+fn with_head(first: u8, masked: u8, payload_len: usize, put: impl FnOnce(&[u8])) {
     match payload_len {
         0..=125 => put(&[first, masked | payload_len as u8]),
         126..=0xffff => {

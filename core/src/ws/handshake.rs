@@ -15,7 +15,7 @@ use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX};
 /// What the key is hashed with (section 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// What a refused client is told to wait; it spreads its own attempts beyond that.
-const RETRY_AFTER_S: u32 = 1;
+const RETRY_AFTER_S: u16 = 1;
 
 /// An upgrade request. All parts borrow from the bytes that were parsed.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,11 @@ impl<'a> Request<'a> {
         self.values("Sec-WebSocket-Protocol")
             .flat_map(elements)
             .filter_map(|element| str::from_utf8(element).ok().filter(|text| is_token(text)))
+    }
+
+    /// The values of all `Sec-WebSocket-Extensions` headers, trimmed.
+    pub(super) fn extensions(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.values("Sec-WebSocket-Extensions")
     }
 
     /// The values of all headers of that name, trimmed.
@@ -251,8 +256,13 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Appends the `101` answer (section 4.2.2). A subprotocol that is not a token is left out: no
-/// client can have offered it, and it must not write header lines.
-pub fn switching_protocols(key: &str, subprotocol: Option<&str>, out: &mut Vec<u8>) {
+/// client can have offered it, and it must not write header lines. `extensions` are ours.
+pub fn switching_protocols(
+    key: &str,
+    subprotocol: Option<&str>,
+    extensions: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     let accept = accept(key);
     put(
         out,
@@ -268,12 +278,19 @@ pub fn switching_protocols(key: &str, subprotocol: Option<&str>, out: &mut Vec<u
     if let Some(subprotocol) = subprotocol.filter(|text| is_token(text)) {
         put(out, &["Sec-WebSocket-Protocol: ", subprotocol, "\r\n"]);
     }
+    if let Some(extensions) = extensions {
+        put(out, &["Sec-WebSocket-Extensions: ", extensions, "\r\n"]);
+    }
     put(out, &["\r\n"]);
 }
 
 /// Appends the whole answer to a refused request; the socket is to be closed after it.
 pub fn refusal(refusal: HttpRefusal, out: &mut Vec<u8>) {
-    let retry = format!("Retry-After: {RETRY_AFTER_S}\r\n");
+    let retry_after_s = match refusal {
+        HttpRefusal::TooFast { retry_after_s } => retry_after_s,
+        _ => RETRY_AFTER_S,
+    };
+    let retry = format!("Retry-After: {retry_after_s}\r\n");
     let (header, body) = match refusal {
         HttpRefusal::BadRequest => (
             "",
@@ -290,6 +307,7 @@ pub fn refusal(refusal: HttpRefusal, out: &mut Vec<u8>) {
             "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             "This WebSocket endpoint speaks version 13 (RFC 6455).",
         ),
+        HttpRefusal::TooFast { .. } => (&*retry, "Too many requests from this address."),
         HttpRefusal::TooManyConnections => (&*retry, "Too many connections: try again later."),
         HttpRefusal::Unavailable => (&*retry, "Not available now: try again later."),
     };

@@ -1,12 +1,13 @@
 //! Messages from frames (RFC 6455 sections 5.4 to 5.6, 8.1). Assembles what one peer sends; owns
-//! neither the socket nor the read buffer, and answers nothing: pongs and closes are the caller's.
+//! neither the socket nor the read buffer, and answers nothing: pongs and closes are the caller's,
+//! and so is inflating.
 
 use std::ops::{Deref, DerefMut};
 
 use super::WsError;
 use super::frame::{self, CONTROL_BYTES_MAX, Head, Opcode, Role, decode_head, unmask};
 use super::utf8::Utf8;
-use crate::limits::MESSAGE_BYTES_MAX;
+use crate::limits::{DEFLATED_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 /// What [`Receiver::step`] leaves in the caller's buffer is always shorter than this: it is part
 /// of a frame's head, or of one control frame. A buffer of this size is enough for any stream.
@@ -20,6 +21,9 @@ const ASSEMBLY_BYTES_MIN: usize = 1024;
 pub enum Event<'a> {
     /// A whole message, unmasked, its fragments together. Text is valid UTF-8.
     Message { binary: bool, bytes: Payload<'a> },
+    /// The same, compressed: it is what [`super::deflate::Inflater::inflate`] makes of it. Only
+    /// from a receiver [`Receiver::with_deflate`].
+    Compressed { binary: bool, bytes: Payload<'a> },
     /// To be answered by a pong with the same payload (section 5.5.2).
     Ping(&'a [u8]),
     /// The answer to a ping, or unasked for (section 5.5.3).
@@ -66,7 +70,7 @@ impl DerefMut for Payload<'_> {
 /// message under way it holds no memory beyond its own few bytes.
 #[derive(Debug)]
 pub struct Receiver {
-    /// The message under way, unmasked. Bound: [`MESSAGE_BYTES_MAX`].
+    /// The message under way, unmasked. Bound: [`MESSAGE_BYTES_MAX`], or [`DEFLATED_BYTES_MAX`].
     assembly: Vec<u8>,
     /// Payload bytes of the frame under way that have not come; 0: the next byte is a head's.
     missing: u32,
@@ -79,6 +83,10 @@ pub struct Receiver {
     /// The frame under way ends its message.
     fin: bool,
     message: Message,
+    /// The message under way is compressed.
+    compressed: bool,
+    /// permessage-deflate was negotiated.
+    deflate: bool,
     role: Role,
     /// Nothing is read any more: the peer closed, or broke the protocol.
     ended: bool,
@@ -96,7 +104,7 @@ enum Message {
 const _: () = assert!(size_of::<Receiver>() <= 48);
 // `missing` and `taken` hold any payload that is not refused, and a head fits where a control
 // frame does.
-const _: () = assert!(MESSAGE_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(DEFLATED_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(frame::HEAD_BYTES_MAX <= BUFFER_BYTES_MIN);
 
 impl Receiver {
@@ -110,9 +118,16 @@ impl Receiver {
             utf8: Utf8::default(),
             fin: false,
             message: Message::None,
+            compressed: false,
+            deflate: false,
             role,
             ended: false,
         }
+    }
+
+    /// For a connection that negotiated permessage-deflate.
+    pub fn with_deflate(self) -> Receiver {
+        Receiver { deflate: true, ..self }
     }
 
     /// Takes the bytes received, up to the first event. Returns how many were consumed: the caller
@@ -166,13 +181,12 @@ impl Receiver {
         let (before, _) = buf.split_at_mut(consumed);
         let event = match found {
             Found::Blocked => Event::Blocked,
-            Found::Assembled { binary } => {
-                let bytes = Payload::Assembled(std::mem::take(&mut self.assembly));
-                Event::Message { binary, bytes }
+            Found::Assembled { kind } => {
+                kind.event(Payload::Assembled(std::mem::take(&mut self.assembly)))
             }
-            Found::InPlace { binary, len } => {
+            Found::InPlace { kind, len } => {
                 let (_, bytes) = before.split_at_mut(consumed - len);
-                Event::Message { binary, bytes: Payload::InPlace(bytes) }
+                kind.event(Payload::InPlace(bytes))
             }
             Found::Control { opcode, len } => {
                 let (_, payload) = before.split_at(consumed - len);
@@ -211,7 +225,9 @@ impl Receiver {
                 }
             }
             let (_, rest) = buf.split_at_mut(at);
-            let Some(head) = decode_head(rest, self.role)? else { return Ok((at, None)) };
+            let Some(head) = decode_head(rest, self.role, self.deflate)? else {
+                return Ok((at, None));
+            };
             if head.opcode.is_control() {
                 let len = head.payload_len as usize;
                 let end = head.head_len + len;
@@ -243,7 +259,7 @@ impl Receiver {
         if (head.opcode == Opcode::Continuation) != (self.message != Message::None) {
             return Err(WsError::Fragmentation);
         }
-        let room = MESSAGE_BYTES_MAX - self.assembly.len();
+        let room = most(self.compressed || head.compressed) - self.assembly.len();
         if head.payload_len > room as u64 { Err(WsError::TooBig) } else { Ok(()) }
     }
 
@@ -253,10 +269,11 @@ impl Receiver {
         if head.fin && head.opcode != Opcode::Continuation {
             unmask(payload, head.mask, 0);
             let binary = head.opcode == Opcode::Binary;
-            if !binary && simdutf8::basic::from_utf8(payload).is_err() {
+            let kind = Kind { binary, compressed: head.compressed };
+            if !binary && !head.compressed && simdutf8::basic::from_utf8(payload).is_err() {
                 return Err(WsError::Utf8);
             }
-            return Ok(Some(Found::InPlace { binary, len: payload.len() }));
+            return Ok(Some(Found::InPlace { kind, len: payload.len() }));
         }
         self.begin(head);
         self.append(payload)?;
@@ -272,8 +289,10 @@ impl Receiver {
         match head.opcode {
             Opcode::Text => self.message = Message::Text,
             Opcode::Binary => self.message = Message::Binary,
-            _ => {}
+            // It goes on as it was begun.
+            _ => return,
         }
+        self.compressed = head.compressed;
     }
 
     /// Takes as much of the payload under way as is there.
@@ -294,7 +313,8 @@ impl Receiver {
             return Ok(());
         }
         unmask(part, self.mask, self.taken as usize);
-        if self.message == Message::Text {
+        // Compressed text is looked at when it is inflated.
+        if self.message == Message::Text && !self.compressed {
             self.utf8.feed(part)?;
         }
         self.reserve(part.len());
@@ -311,8 +331,11 @@ impl Receiver {
         if need <= self.assembly.capacity() {
             return;
         }
-        let most =
-            if self.fin { self.assembly.len() + self.missing as usize } else { MESSAGE_BYTES_MAX };
+        let most = if self.fin {
+            self.assembly.len() + self.missing as usize
+        } else {
+            most(self.compressed)
+        };
         let room = need.max(2 * self.assembly.capacity()).max(ASSEMBLY_BYTES_MIN).min(most);
         self.assembly.reserve_exact(room - self.assembly.len());
     }
@@ -323,8 +346,10 @@ impl Receiver {
             return Ok(None);
         }
         let message = std::mem::replace(&mut self.message, Message::None);
+        let compressed = std::mem::take(&mut self.compressed);
         self.utf8.finish()?;
-        Ok(Some(Found::Assembled { binary: message == Message::Binary }))
+        let kind = Kind { binary: message == Message::Binary, compressed };
+        Ok(Some(Found::Assembled { kind }))
     }
 
     /// Ends after an error.
@@ -341,10 +366,33 @@ impl Receiver {
     }
 }
 
+/// Bytes that a message may have as it is sent.
+fn most(compressed: bool) -> usize {
+    if compressed { DEFLATED_BYTES_MAX } else { MESSAGE_BYTES_MAX }
+}
+
+/// What a whole message is.
+#[derive(Clone, Copy)]
+struct Kind {
+    binary: bool,
+    compressed: bool,
+}
+
+impl Kind {
+    fn event(self, bytes: Payload<'_>) -> Event<'_> {
+        let Kind { binary, compressed } = self;
+        if compressed {
+            Event::Compressed { binary, bytes }
+        } else {
+            Event::Message { binary, bytes }
+        }
+    }
+}
+
 /// What [`Receiver::find`] came upon; `len` bytes of payload.
 enum Found {
-    InPlace { binary: bool, len: usize },
-    Assembled { binary: bool },
+    InPlace { kind: Kind, len: usize },
+    Assembled { kind: Kind },
     Control { opcode: Opcode, len: usize },
     Blocked,
 }

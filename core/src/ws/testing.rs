@@ -56,6 +56,8 @@ impl Prng {
 
 /// The first byte of a final frame.
 pub(super) const FIN: u8 = 0x80;
+/// Of a compressed message's first frame.
+pub(super) const RSV1: u8 = 0x40;
 
 /// A frame with this first byte, the shortest length, and the payload masked if there is a mask.
 pub(super) fn frame(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! imboy as its clients speak it: JSON text frames, `CLIENT_ACK` text, `ping` and `pong2`
 //! (protocols/imboy.md).
 
-use super::{Dialect, Incoming, Upgrade, json};
+use super::{Dialect, Incoming, Kind, Upgrade, json};
 
 /// The protocol; a client of it keeps no state.
 #[derive(Clone, Copy, Debug)]
@@ -18,21 +18,24 @@ impl Dialect for Imboy {
         Upgrade { target: "/imboy/ws".to_owned(), headers }
     }
 
-    fn message(&self, id: &[u8], to: &str, payload: &[u8], out: &mut Vec<u8>) {
+    fn message(&self, kind: Kind, id: &[u8], to: &str, payload: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"id":""#);
         out.extend_from_slice(id);
-        out.extend_from_slice(br#"","type":"C2C","to":""#);
+        out.extend_from_slice(br#"","type":""#);
+        out.extend_from_slice(word(kind));
+        out.extend_from_slice(br#"","to":""#);
         out.extend_from_slice(to.as_bytes());
         out.extend_from_slice(br#"","payload":"#);
         out.extend_from_slice(payload);
         out.push(b'}');
     }
 
-    fn acknowledge(&self, id: &[u8], device: &str, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"CLIENT_ACK,C2C,");
-        out.extend_from_slice(id);
-        out.push(b',');
-        out.extend_from_slice(device.as_bytes());
+    fn acknowledge(&self, kind: Kind, id: &[u8], device: &str, out: &mut Vec<u8>) {
+        client_ack(word(kind), id, device, out);
+    }
+
+    fn acknowledge_notice(&self, id: &[u8], device: &str, out: &mut Vec<u8>) {
+        client_ack(b"S2C", id, device, out);
     }
 
     fn probe(&self, out: &mut Vec<u8>) {
@@ -62,6 +65,23 @@ impl Dialect for Imboy {
         }
         frame.meaning()
     }
+}
+
+/// The type of a message's frames.
+fn word(kind: Kind) -> &'static [u8] {
+    match kind {
+        Kind::Private => b"C2C",
+        Kind::Group => b"C2G",
+    }
+}
+
+fn client_ack(kind: &[u8], id: &[u8], device: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"CLIENT_ACK,");
+    out.extend_from_slice(kind);
+    out.push(b',');
+    out.extend_from_slice(id);
+    out.push(b',');
+    out.extend_from_slice(device.as_bytes());
 }
 
 /// The members that any frame may have.
@@ -100,12 +120,15 @@ impl<'a> Frame<'a> {
             return Err("no server_ts in ms");
         }
         match self.kind.ok_or("no type")? {
-            b"C2C_SERVER_ACK" => Ok(Incoming::Receipt { id: self.id.ok_or("no id")? }),
-            b"C2C" => {
+            b"C2C_SERVER_ACK" | b"C2G_SERVER_ACK" => {
+                Ok(Incoming::Receipt { id: self.id.ok_or("no id")? })
+            }
+            kind @ (b"C2C" | b"C2G") => {
                 if !is_ms(self.created_at) {
                     return Err("no created_at in ms");
                 }
                 Ok(Incoming::Message {
+                    kind: if kind == b"C2C" { Kind::Private } else { Kind::Group },
                     id: self.id.ok_or("no id")?,
                     from: self.from.ok_or("no from")?,
                     to: self.to.ok_or("no to")?,
@@ -129,7 +152,7 @@ impl<'a> Frame<'a> {
             if name == b"msg_type" {
                 return Ok(match json::string(value) {
                     Some(b"not_a_friend" | b"in_denylist") => Incoming::Refused { id: Some(id) },
-                    _ => Incoming::Notice,
+                    _ => Incoming::Notice { id },
                 });
             }
         }
@@ -150,13 +173,19 @@ mod tests {
     #[test]
     fn frames_are_as_the_protocol_has_them() {
         let id = b"9m4e2mr0ui3e8a215n4g";
-        let message = made(|out| Imboy.message(id, "bob", br#"{"text":"hi"}"#, out));
+        let message = made(|out| Imboy.message(Kind::Private, id, "bob", br#"{"text":"hi"}"#, out));
         assert_eq!(
             message,
             r#"{"id":"9m4e2mr0ui3e8a215n4g","type":"C2C","to":"bob","payload":{"text":"hi"}}"#
         );
-        let acknowledgement = made(|out| Imboy.acknowledge(id, "phone-1", out));
+        let message = made(|out| Imboy.message(Kind::Group, id, "g1", b"1", out));
+        assert_eq!(message, r#"{"id":"9m4e2mr0ui3e8a215n4g","type":"C2G","to":"g1","payload":1}"#);
+        let acknowledgement = made(|out| Imboy.acknowledge(Kind::Private, id, "phone-1", out));
         assert_eq!(acknowledgement, "CLIENT_ACK,C2C,9m4e2mr0ui3e8a215n4g,phone-1");
+        let acknowledgement = made(|out| Imboy.acknowledge(Kind::Group, id, "phone-1", out));
+        assert_eq!(acknowledgement, "CLIENT_ACK,C2G,9m4e2mr0ui3e8a215n4g,phone-1");
+        let acknowledgement = made(|out| Imboy.acknowledge_notice(b"", "phone-1", out));
+        assert_eq!(acknowledgement, "CLIENT_ACK,S2C,,phone-1");
         let upgrade = Imboy.upgrade("token", "phone-1");
         assert_eq!(upgrade.target, "/imboy/ws");
         assert!(upgrade.headers.contains(&("did", "phone-1".to_owned())));
@@ -174,7 +203,27 @@ mod tests {
         );
         check(
             r#"{"id":"x","type":"C2C","from":"a","to":"b","payload":{"id":"}"},"created_at":1700000000000,"server_ts":1700000000001}"#,
-            Ok(Incoming::Message { id: b"x", from: b"a", to: b"b", payload: br#"{"id":"}"}"# }),
+            Ok(Incoming::Message {
+                kind: Kind::Private,
+                id: b"x",
+                from: b"a",
+                to: b"b",
+                payload: br#"{"id":"}"}"#,
+            }),
+        );
+        check(
+            r#"{"id":"x","type":"C2G_SERVER_ACK","server_ts":1700000000000}"#,
+            Ok(Incoming::Receipt { id: b"x" }),
+        );
+        check(
+            r#"{"id":"x","type":"C2G","from":"a","to":"g","payload":1,"created_at":1700000000000,"server_ts":1700000000001}"#,
+            Ok(Incoming::Message {
+                kind: Kind::Group,
+                id: b"x",
+                from: b"a",
+                to: b"g",
+                payload: b"1",
+            }),
         );
         check(
             r#"{"type":"error","code":706,"server_ts":1700000000000}"#,
@@ -190,7 +239,7 @@ mod tests {
         );
         check(
             r#"{"id":"x","type":"S2C","from":"a","to":"b","payload":{"msg_type":"online"},"server_ts":1700000000000}"#,
-            Ok(Incoming::Notice),
+            Ok(Incoming::Notice { id: b"x" }),
         );
     }
 
@@ -212,7 +261,7 @@ mod tests {
             (r#"{"type":"C2C_SERVER_ACK","server_ts":1700000000000}"#, "no id"),
             (r#"{"id":"x","type":"C2C_SERVER_ACK"}"#, "no server_ts in ms"),
             (r#"{"id":"x","type":"C2C_SERVER_ACK","server_ts":1700000000}"#, "no server_ts in ms"),
-            (r#"{"id":"x","type":"C2G","server_ts":1700000000000}"#, "unknown type"),
+            (r#"{"id":"x","type":"C2X","server_ts":1700000000000}"#, "unknown type"),
             (
                 r#"{"id":"x","type":"C2C","from":"a","to":"b","payload":1,"server_ts":1700000000000}"#,
                 "no created_at in ms",

@@ -93,6 +93,7 @@ impl<S: Scenario + 'static> Client<S> {
                 Some(Event::Message { bytes, .. }) => self.on_text(state, conn, &bytes, now_ns),
                 Some(Event::Ping(payload)) => state.out.pong(conn, payload),
                 Some(Event::Pong(_) | Event::Blocked) => {}
+                Some(Event::Compressed { .. }) => unreachable!("no compression was offered"),
                 Some(Event::Close { code, reason }) => {
                     let code = code.map_or("no code".to_owned(), |code| code.to_string());
                     break Err(format!("the server closed with {code} {reason}"));

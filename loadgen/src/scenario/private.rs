@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::{Outcome, Scenario, Times};
 use crate::check::{FaultKind, Flow, Progress};
-use crate::dialect::{Dialect, Incoming};
+use crate::dialect::{Dialect, Incoming, Kind};
 use crate::outbox::Outbox;
 use crate::pace::Schedule;
 use crate::payload::Payloads;
@@ -71,8 +71,8 @@ impl Private {
     pub fn new(settings: Settings, run: Run, dialect: Box<dyn Dialect>) -> Private {
         assert!(settings.first_user.is_multiple_of(2) && settings.users.is_multiple_of(2));
         let user = |local: u16| User {
-            name: run.user(settings.first_user + local),
-            device: run.device(settings.first_user + local),
+            name: run.user((settings.first_user + local).into()),
+            device: run.device((settings.first_user + local).into()),
             flow: Flow::new(),
             limit: settings.in_flight[usize::from(local % 2)],
             due: 0,
@@ -127,7 +127,7 @@ impl Private {
         self.payloads.append(flow, number, &mut self.payload);
         let partner = &self.users[usize::from(local ^ 1)].name;
         self.frame.clear();
-        self.dialect.message(&id, partner, &self.payload, &mut self.frame);
+        self.dialect.message(Kind::Private, &id, partner, &self.payload, &mut self.frame);
         out.text(local, &self.frame);
     }
 
@@ -149,7 +149,7 @@ impl Private {
         // Like a real client, acknowledge whatever it is.
         let own = &self.users[usize::from(local)];
         self.frame.clear();
-        self.dialect.acknowledge(message.id, &own.device, &mut self.frame);
+        self.dialect.acknowledge(Kind::Private, message.id, &own.device, &mut self.frame);
         out.text(local, &self.frame);
 
         let Some((flow, number)) = self.run.parse_id(message.id) else {
@@ -159,7 +159,7 @@ impl Private {
         let sender = local ^ 1;
         if flow != self.settings.first_user + sender {
             let to = &own.name;
-            let from = self.run.user(flow);
+            let from = self.run.user(flow.into());
             self.outcome
                 .faults
                 .add(FaultKind::Misrouted, || format!("{from}'s message #{number} came to {to}"));
@@ -227,6 +227,12 @@ impl Private {
         }
     }
 
+    fn unexpected(&mut self, conn: u16, text: &[u8], why: &str) {
+        let name = &self.users[usize::from(conn)].name;
+        let example = || format!("{name} got {}: {why}", shown(text));
+        self.outcome.faults.add(FaultKind::Unexpected, example);
+    }
+
     fn fault(&mut self, kind: FaultKind, sender: u16, number: u32) {
         let from = &self.users[usize::from(sender)].name;
         let to = &self.users[usize::from(sender ^ 1)].name;
@@ -262,16 +268,21 @@ impl Scenario for Private {
     fn on_text(&mut self, conn: u16, text: &[u8], now_ns: u64, out: &mut Outbox) {
         match self.dialect.decode(text) {
             Ok(Incoming::Receipt { id }) => self.on_receipt(conn, id, now_ns, out),
-            Ok(Incoming::Message { id, from, to, payload }) => {
+            Ok(Incoming::Message { kind: Kind::Private, id, from, to, payload }) => {
                 self.on_message(conn, Delivered { id, from, to, payload }, now_ns, out);
             }
             Ok(Incoming::Refused { id }) => self.on_refused(conn, id, text),
-            Ok(Incoming::Probe | Incoming::Notice) => {}
-            Err(why) => {
-                let name = &self.users[usize::from(conn)].name;
-                let example = || format!("{name} got {}: {why}", shown(text));
-                self.outcome.faults.add(FaultKind::Unexpected, example);
+            Ok(Incoming::Notice { id }) => {
+                self.frame.clear();
+                let device = &self.users[usize::from(conn)].device;
+                self.dialect.acknowledge_notice(id, device, &mut self.frame);
+                out.text(conn, &self.frame);
             }
+            Ok(Incoming::Probe) => {}
+            Ok(Incoming::Message { kind: Kind::Group, .. }) => {
+                self.unexpected(conn, text, "a group's")
+            }
+            Err(why) => self.unexpected(conn, text, why),
         }
     }
 

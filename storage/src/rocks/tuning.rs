@@ -3,7 +3,6 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ringpost_core::limits::DEDUP_KEPT_MS;
 use rocksdb::compaction_filter::Decision;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
@@ -18,6 +17,12 @@ const MB: usize = 1 << 20;
 
 /// Table files open at a time; the process reserves descriptors for them.
 const OPEN_FILES: i32 = 256;
+/// The families that grow with the messages; the others' files are small.
+pub(super) const LARGE: [Family; 3] = [Family::Log, Family::Ids, Family::Dedup];
+/// What one merge reads, and so writes, at most: all of level 0 and 1 of `log`, or one file of a
+/// level and the ten below it.
+pub(super) const MERGE_BYTES_MAX: u64 = 1 << 30;
+
 /// Bits per key in bloom filters: one look-up in 100 reads a block in vain.
 const BLOOM_BITS: f64 = 10.0;
 
@@ -150,10 +155,39 @@ fn table(cache: &Cache, block_bytes: usize) -> BlockBasedOptions {
 /// Whether a value of `dedup` may be forgotten. What cannot be read is kept: it is reported by
 /// whoever loads it.
 fn expired(value: &[u8], now_ms: u64) -> bool {
-    value::stored(value).is_ok_and(|stored| stored.time_ms.saturating_add(DEDUP_KEPT_MS) < now_ms)
+    value::dedup_expires_ms(value).is_ok_and(|expires_ms| expires_ms < now_ms)
 }
 
 fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_core::event::Stored;
+    use ringpost_core::ids::MessageId;
+    use ringpost_core::limits::DEDUP_KEPT_MS;
+
+    use super::*;
+
+    #[test]
+    fn each_value_of_dedup_has_its_own_lifetime() {
+        let now_ms = 1_800_000_000_000;
+        let resend = |time_ms| {
+            let mut value = vec![];
+            value::put_stored(&mut value, Stored { id: MessageId([1; 12]), seq: 1, time_ms });
+            value
+        };
+        assert!(expired(&resend(now_ms - DEDUP_KEPT_MS - 1), now_ms));
+        assert!(!expired(&resend(now_ms - DEDUP_KEPT_MS), now_ms));
+        assert!(!expired(&resend(u64::MAX), now_ms));
+        // As an idempotency key of 24 hours would be, with whatever it has to remember.
+        let until = |expires_ms: u64| [&[2][..], &expires_ms.to_be_bytes(), b"201 {}"].concat();
+        assert!(expired(&until(now_ms - 1), now_ms));
+        assert!(!expired(&until(now_ms), now_ms));
+        for unreadable in [&[][..], &[1], &[2, 0, 0], &[3; 29]] {
+            assert!(!expired(unreadable, now_ms), "{unreadable:?}");
+        }
+    }
 }

@@ -129,6 +129,63 @@ fn expired_resends_are_forgotten_by_a_merge() {
 }
 
 #[test]
+fn expired_resends_give_their_space_back() {
+    const RESENDS: u64 = 20_000;
+    let tables = |time_ms: u64| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let rocks = open(dir.path());
+        let mut turn = Turn::default().named("ann", "bob");
+        for seq in 1..=RESENDS {
+            turn = turn.message_at(time_ms, "ann", "bob", seq, b"x");
+        }
+        turn.commit(&rocks);
+        rocks.flush().expect("flushed");
+        rocks.compact();
+        rocks.gauges().tables
+    };
+    let (kept, expired) = (tables(EPOCH_MS), tables(0));
+    // A key has 18 bytes and its value 29; next to nothing of them is compressed.
+    assert!(kept > expired + RESENDS * 45, "{kept} bytes with them, {expired} without");
+}
+
+/// Table files, of all families.
+fn tables(store: &Path) -> usize {
+    let files = std::fs::read_dir(store.join("rocks")).expect("read");
+    files
+        .filter(|file| {
+            let path = file.as_ref().expect("read").path();
+            path.extension().is_some_and(|extension| extension == "sst")
+        })
+        .count()
+}
+
+#[test]
+fn merges_pause_while_there_may_be_no_room_for_them() {
+    const FLUSHES: u64 = 8;
+    let dir = tempfile::tempdir().expect("a directory");
+    let rocks = open(dir.path());
+    Turn::default().named("ann", "bob").message("ann", "bob", 1, b"x").commit(&rocks);
+    rocks.flush().expect("flushed");
+    rocks.set_room(0).expect("paused");
+    let before = tables(dir.path());
+    for seq in 2..2 + FLUSHES {
+        // Around all others, so that files are merged and not moved.
+        let turn = Turn::default().message("a", "b", seq, b"x").message("y", "z", seq, b"x");
+        turn.commit(&rocks);
+        rocks.flush().expect("flushed");
+    }
+    // Each flush wrote a file of log, ids and dedup; meta and rows are merged all the time.
+    let paused = tables(dir.path());
+    assert!(paused >= before + 3 * FLUSHES as usize, "{paused} files, {before} before");
+    rocks.set_room(u64::MAX).expect("resumed");
+    let began = std::time::Instant::now();
+    while tables(dir.path()) > paused - FLUSHES as usize {
+        assert!(began.elapsed().as_secs() < 60, "{} files are left", tables(dir.path()));
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn gauges_follow_the_data() {
     let (_dir, rocks) = cold();
     let before = rocks.gauges();

@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 
 use ringpost_core::event::Entry;
 use ringpost_core::event::{Load, Position};
-use ringpost_storage::{Durability, Log, LogError, Options, Rocks, Torn};
+use ringpost_storage::{Durability, FORMAT, Log, LogError, Options, Rocks, Torn};
 
 use crate::support::*;
 
 /// A store that was closed behind a number of commits, all in one file of the write-ahead log.
-struct Store {
-    dir: tempfile::TempDir,
+pub struct Store {
+    pub dir: tempfile::TempDir,
     /// Length of the log after each commit; commit 0 is the store's creation.
-    ends: Vec<u64>,
+    pub ends: Vec<u64>,
 }
 
 impl Store {
     /// Commit `n` is message `n`, with so many bytes of content, and has batch number `n + 1`.
-    fn fill(commits: u64, content: impl Fn(u64) -> Vec<u8>) -> Store {
+    pub fn fill(commits: u64, content: impl Fn(u64) -> Vec<u8>) -> Store {
         let dir = tempfile::tempdir().expect("a directory");
         let rocks = open(dir.path());
         let mut ends = vec![length(&wal(dir.path()))];
@@ -34,7 +34,7 @@ impl Store {
     }
 
     /// A copy whose write-ahead log `damage` has changed.
-    fn damaged(&self, damage: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
+    pub fn damaged(&self, damage: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
         let copy = copy(self.dir.path());
         let path = wal(copy.path());
         let mut bytes = fs::read(&path).expect("read");
@@ -44,31 +44,17 @@ impl Store {
     }
 
     /// Where commit `n` begins.
-    fn start(&self, commit: usize) -> usize {
+    pub fn start(&self, commit: usize) -> usize {
         self.ends[commit - 1] as usize
     }
 
-    fn end(&self, commit: usize) -> usize {
+    pub fn end(&self, commit: usize) -> usize {
         self.ends[commit] as usize
     }
 }
 
-fn copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().expect("a directory");
-    for (from, to) in [(from, to.path()), (&from.join("rocks"), &to.path().join("rocks"))] {
-        fs::create_dir_all(to).expect("made");
-        for entry in fs::read_dir(from).expect("read") {
-            let entry = entry.expect("read");
-            if entry.file_type().expect("known").is_file() {
-                fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
-            }
-        }
-    }
-    to
-}
-
 /// The files of the write-ahead log, oldest first.
-fn wals(store: &Path) -> Vec<PathBuf> {
+pub fn wals(store: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(store.join("rocks"))
         .expect("read")
         .map(|entry| entry.expect("read").path())
@@ -78,12 +64,12 @@ fn wals(store: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn wal(store: &Path) -> PathBuf {
+pub fn wal(store: &Path) -> PathBuf {
     let [file] = wals(store).try_into().expect("one file of the write-ahead log");
     file
 }
 
-fn length(path: &Path) -> u64 {
+pub fn length(path: &Path) -> u64 {
     fs::metadata(path).expect("there").len()
 }
 
@@ -282,7 +268,7 @@ fn an_old_batch_behind_the_end_is_none() {
 }
 
 /// A store whose write-ahead log has two files that are both needed.
-fn two_files() -> tempfile::TempDir {
+pub fn two_files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let options = Options { durability: Durability::Os, ..Options::default() };
     let rocks = Rocks::open(dir.path(), options).expect("opened");
@@ -366,7 +352,7 @@ fn a_store_is_the_same_after_every_opening() {
     let rocks = open(dir.path());
     let first = rocks.opening().clone();
     assert!(first.recovery.created);
-    assert_eq!((first.format, first.batch, first.leased), (1, 1, 0));
+    assert_eq!((first.format, first.batch, first.leased), (FORMAT, 1, 0));
     Turn::default().lease(0, 70).lease(9, 80).lease(300, 75).commit(&rocks);
     Turn::default().lease(9, 81).commit(&rocks);
     drop(rocks);
@@ -400,20 +386,6 @@ fn a_crash_takes_nothing_synced() {
         let left = open(copy.path());
         assert_eq!(head(&left, "ann", "bob"), seq);
         assert_eq!(left.opening().batch, seq + 1);
-    }
-}
-
-#[test]
-fn other_durabilities_commit_and_sync() {
-    for durability in [Durability::Interval(50), Durability::Os] {
-        let dir = tempfile::tempdir().expect("a directory");
-        let options = Options { durability, ..Options::default() };
-        let rocks = Rocks::open(dir.path(), options).expect("opened");
-        assert_eq!(rocks.durability(), durability);
-        Turn::default().named("ann", "bob").message("ann", "bob", 1, b"x").commit(&rocks);
-        rocks.sync().expect("synced");
-        let copy = copy(dir.path());
-        assert_eq!(head(&open(copy.path()), "ann", "bob"), 1);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Short names for entries and loads. Asserts nothing itself.
 
+use std::fs;
 use std::path::Path;
 
 use ringpost_core::event::{Effects, Entry, Load, Loaded, MessageEntry, Position};
@@ -144,4 +145,19 @@ pub fn head(log: &impl Log, one: &str, other: &str) -> u64 {
         Loaded::Conversation(loaded) => loaded.head,
         other => panic!("not a conversation: {other:?}"),
     }
+}
+
+/// A copy of a store, which is what a crash leaves.
+pub fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("a directory");
+    for (from, to) in [(from, to.path()), (&from.join("rocks"), &to.path().join("rocks"))] {
+        fs::create_dir_all(to).expect("made");
+        for entry in fs::read_dir(from).expect("read") {
+            let entry = entry.expect("read");
+            if entry.file_type().expect("known").is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+            }
+        }
+    }
+    to
 }

@@ -1,9 +1,7 @@
 //! S2C events of the user himself: friend requests, cancelled friends, business notices; who has
 //! come and gone; and what ends a connection (protocols/imboy.md, *S2C events*).
 
-use compact_str::{CompactString, format_compact};
-
-use super::{begin_error, begin_message, write_created_at, write_server_ts};
+use super::{Settings, begin_error, begin_frame, begin_message, write_created_at, write_server_ts};
 use crate::account::Presence;
 use crate::dialect::json::write_string;
 use crate::happened::Happened;
@@ -12,20 +10,31 @@ use crate::record::Record;
 use crate::relations::{FriendNews, Person};
 
 /// The id of a friend request or its acceptance: a repeated one has the same.
-pub(super) fn friend_id(happened: &Happened) -> Option<CompactString> {
-    match happened {
-        Happened::FriendAsked(news) => Some(format_compact!("af_{}_{}", news.from, news.to)),
-        Happened::FriendAccepted(news) => Some(format_compact!("afc_{}_{}", news.from, news.to)),
-        _ => None,
-    }
+pub(super) fn friend_id(settings: &Settings, happened: &Happened) -> Option<String> {
+    let (kind, news) = match happened {
+        Happened::FriendAsked(news) => ("af_", news),
+        Happened::FriendAccepted(news) => ("afc_", news),
+        _ => return None,
+    };
+    let mut id = kind.as_bytes().to_vec();
+    settings.write_id(&news.from, &mut id);
+    id.push(b'_');
+    settings.write_id(&news.to, &mut id);
+    Some(String::from_utf8(id).expect("ids are ASCII"))
 }
 
 /// Appends an event of the user `to`'s notices.
-pub(super) fn write(happened: &Happened, record: &Record<'_>, to: &str, out: &mut Vec<u8>) {
+pub(super) fn write(
+    settings: &Settings,
+    happened: &Happened,
+    record: &Record<'_>,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
     let xid = record.id.to_xid();
-    let friend_id = friend_id(happened);
+    let friend_id = friend_id(settings, happened);
     let id = friend_id.as_ref().map_or(&xid[..], |id| id.as_bytes());
-    begin_message(id, "S2C", record.sender, to, out);
+    begin_frame(settings, id, "S2C", record.sender, to, out);
     out.extend_from_slice(b",\"payload\":{\"msg_type\":");
     match happened {
         Happened::FriendAsked(news) => write_friend_news("apply_friend", news, out),
@@ -89,6 +98,7 @@ fn write_flag(key: &str, value: bool, out: &mut Vec<u8>) {
 
 /// Appends the news that the friend `from` has come, gone or hidden.
 pub fn write_presence(
+    settings: &Settings,
     id: MessageId,
     from: &str,
     to: &str,
@@ -101,21 +111,7 @@ pub fn write_presence(
         Presence::Offline => "offline",
         Presence::Hidden => "hide",
     };
-    begin_message(&id.to_xid(), "S2C", from, to, out);
-    end_with_word(kind, wall_ms, out);
-}
-
-/// Appends the answer to the private message `id`, which `to` does not want.
-pub(super) fn write_unwanted(kind: &str, id: &str, to: &str, wall_ms: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"id\":");
-    write_string(id, out);
-    out.extend_from_slice(b",\"type\":\"S2C\",\"from\":\"\",\"to\":");
-    write_string(to, out);
-    end_with_word(kind, wall_ms, out);
-}
-
-/// A payload that is its `msg_type`, and the end of the frame.
-fn end_with_word(kind: &str, wall_ms: u64, out: &mut Vec<u8>) {
+    begin_message(settings, &id, "S2C", from, to, out);
     out.extend_from_slice(b",\"payload\":{\"msg_type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\"}");

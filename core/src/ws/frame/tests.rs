@@ -56,6 +56,19 @@ fn section_5_2_lengths_have_the_shortest_form() {
 }
 
 #[test]
+fn rfc_7692_section_6_a_compressed_message_has_rsv1() {
+    let payload = [b'x'; 300];
+    for (opcode, first) in [(Opcode::Text, 0xc1), (Opcode::Binary, 0xc2)] {
+        for len in [0, 125, 126, 300] {
+            let mut out = b"before".to_vec();
+            encode_compressed_head(opcode, len, &mut out);
+            out.extend_from_slice(&payload[..len]);
+            assert_eq!(out[6..], frame(first, None, &payload[..len]));
+        }
+    }
+}
+
+#[test]
 fn frames_share_an_arena() {
     let mut arena = Vec::new();
     let mut ranges = Vec::new();
@@ -70,11 +83,15 @@ fn frames_share_an_arena() {
     assert_eq!(at(&ranges[2]), b"\x81\x05three");
 }
 
-/// What section 5 says of the first two bytes, written as a list of rules.
-fn rules(first: u8, second: u8, role: Role) -> Result<(), WsError> {
+/// What section 5 (and RFC 7692 section 6, with `deflate`) says of the first two bytes, written as
+/// a list of rules.
+fn rules(first: u8, second: u8, role: Role, deflate: bool) -> Result<(), WsError> {
     let opcode = first & 15;
     let control = opcode >= 8;
-    if first & 0b0111_0000 != 0 {
+    if first & 0b0011_0000 != 0 {
+        return Err(WsError::ReservedBits);
+    }
+    if first & 0b0100_0000 != 0 && (!deflate || opcode != 1 && opcode != 2) {
         return Err(WsError::ReservedBits);
     }
     if (3..=7).contains(&opcode) || opcode >= 11 {
@@ -93,10 +110,15 @@ fn rules(first: u8, second: u8, role: Role) -> Result<(), WsError> {
 fn section_5_2_every_pair_of_first_bytes() {
     for first in 0..=255u8 {
         for second in 0..=255u8 {
-            for role in [Role::Server, Role::Client] {
-                let expected = rules(first, second, role);
+            for (role, deflate) in [
+                (Role::Server, false),
+                (Role::Client, false),
+                (Role::Server, true),
+                (Role::Client, true),
+            ] {
+                let expected = rules(first, second, role, deflate);
                 // With nothing behind them they already tell what is wrong.
-                let short = decode_head(&[first, second], role);
+                let short = decode_head(&[first, second], role, deflate);
                 assert_eq!(short.map(|_| ()), expected, "{first:02x} {second:02x} {role:?}");
                 let len: u64 = match second % 128 {
                     126 => 0x0102,
@@ -107,18 +129,19 @@ fn section_5_2_every_pair_of_first_bytes() {
                 let mut bytes = head(first, mask, len);
                 let head_len = bytes.len();
                 bytes.extend([0xaa; 3]);
-                let long = decode_head(&bytes, role);
+                let long = decode_head(&bytes, role, deflate);
                 let Ok(()) = expected else {
                     assert_eq!(long, Err(expected.unwrap_err()));
                     continue;
                 };
                 let head = long.unwrap().unwrap();
                 assert_eq!((head.fin, head.opcode as u8), (first >= 128, first & 15));
+                assert_eq!(head.compressed, first & 0x40 != 0);
                 assert_eq!((head.payload_len, head.head_len), (len, head_len));
                 assert_eq!(head.mask, mask.unwrap_or_default());
                 assert!(head_len <= HEAD_BYTES_MAX);
                 for cut in 0..head_len {
-                    assert_eq!(decode_head(&bytes[..cut], role), Ok(None), "{cut}");
+                    assert_eq!(decode_head(&bytes[..cut], role, deflate), Ok(None), "{cut}");
                 }
             }
         }
@@ -130,18 +153,18 @@ fn section_5_2_longer_forms_of_a_length_and_the_top_bit_are_refused() {
     let short = |len: u16| [&[0x82, 126][..], &len.to_be_bytes()].concat();
     let long = |len: u64| [&[0x82, 127][..], &len.to_be_bytes()].concat();
     for len in [0, 1, 125] {
-        assert_eq!(decode_head(&short(len), Role::Client), Err(WsError::LengthForm));
+        assert_eq!(decode_head(&short(len), Role::Client, false), Err(WsError::LengthForm));
     }
     for len in [0, 125, 126, 65_535, 1 << 63, u64::MAX] {
-        assert_eq!(decode_head(&long(len), Role::Client), Err(WsError::LengthForm));
+        assert_eq!(decode_head(&long(len), Role::Client, false), Err(WsError::LengthForm));
     }
-    let len = |bytes: &[u8]| decode_head(bytes, Role::Client).unwrap().unwrap().payload_len;
+    let len = |bytes: &[u8]| decode_head(bytes, Role::Client, false).unwrap().unwrap().payload_len;
     assert_eq!(len(&short(126)), 126);
     assert_eq!(len(&short(65_535)), 65_535);
     assert_eq!(len(&long(65_536)), 65_536);
     assert_eq!(len(&long((1 << 63) - 1)), (1 << 63) - 1);
     // Told before the mask has come.
-    assert_eq!(decode_head(b"\x82\xfe\x00\x7d", Role::Server), Err(WsError::LengthForm));
+    assert_eq!(decode_head(b"\x82\xfe\x00\x7d", Role::Server, false), Err(WsError::LengthForm));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn section_1_3_example_byte_for_byte() {
     assert_eq!(request.header("origin"), Some("http://example.com"));
     assert_eq!(request.subprotocols().collect::<Vec<_>>(), ["chat", "superchat"]);
     let mut out = Vec::new();
-    switching_protocols(request.key, Some("chat"), &mut out);
+    switching_protocols(request.key, Some("chat"), None, &mut out);
     let expected = "HTTP/1.1 101 Switching Protocols\r\n\
         Upgrade: websocket\r\n\
         Connection: Upgrade\r\n\
@@ -359,8 +359,8 @@ fn query_values_are_decoded() {
 fn a_subprotocol_cannot_write_header_lines() {
     for wrong in ["a\r\nX: y", "a b", "", "a,b", "é"] {
         let (mut with, mut without) = (Vec::new(), Vec::new());
-        switching_protocols(KEY, Some(wrong), &mut with);
-        switching_protocols(KEY, None, &mut without);
+        switching_protocols(KEY, Some(wrong), None, &mut with);
+        switching_protocols(KEY, None, None, &mut without);
         assert_eq!(with, without);
         assert!(without.ends_with(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"));
     }
@@ -378,6 +378,7 @@ fn section_4_2_2_refusals_are_whole_answers() {
             "426 Upgrade Required",
             &["Sec-WebSocket-Version: 13", "Upgrade: websocket", "Connection: close, Upgrade"],
         ),
+        (HttpRefusal::TooFast { retry_after_s: 7 }, "429 Too Many Requests", &["Retry-After: 7"]),
         (HttpRefusal::TooManyConnections, "429 Too Many Requests", &["Retry-After: 1"]),
         (HttpRefusal::Unavailable, "503 Service Unavailable", &["Retry-After: 1"]),
     ] {
@@ -412,7 +413,7 @@ fn section_4_1_client_and_server_understand_each_other() {
     assert_eq!(parsed.header("host"), Some("h:1"));
     assert_eq!(parsed.header("authorization"), Some("Bearer t"));
     let mut answer = Vec::new();
-    switching_protocols(parsed.key, parsed.subprotocols().next(), &mut answer);
+    switching_protocols(parsed.key, parsed.subprotocols().next(), None, &mut answer);
     let len = answer.len();
     answer.extend(b"\x81\x05Hello");
     assert_eq!(parse_switching(&answer, &key), Ok(Some(len)));

@@ -4,7 +4,7 @@
 mod reference;
 
 use super::*;
-use crate::ws::testing::{FIN, Prng, frame, head, masked};
+use crate::ws::testing::{FIN, Prng, RSV1, frame, head, masked};
 use reference::reference;
 
 /// An event that owns its bytes, or the error that ended the stream.
@@ -12,6 +12,7 @@ use reference::reference;
 enum Said {
     Text(String),
     Binary(Vec<u8>),
+    Compressed(bool, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -26,6 +27,7 @@ impl From<Event<'_>> for Said {
             Event::Message { binary: false, bytes } => {
                 Said::Text(String::from_utf8(bytes.to_vec()).expect("text is valid"))
             }
+            Event::Compressed { binary, bytes } => Said::Compressed(binary, bytes.to_vec()),
             Event::Ping(bytes) => Said::Ping(bytes.to_vec()),
             Event::Pong(bytes) => Said::Pong(bytes.to_vec()),
             Event::Close { code, reason } => Said::Close(code, reason.to_owned()),
@@ -44,7 +46,11 @@ struct Caller {
 
 impl Caller {
     fn new(role: Role) -> Caller {
-        Caller { receiver: Receiver::new(role), left: Vec::new(), said: Vec::new(), received: 0 }
+        Caller::of(Receiver::new(role))
+    }
+
+    fn of(receiver: Receiver) -> Caller {
+        Caller { receiver, left: Vec::new(), said: Vec::new(), received: 0 }
     }
 
     fn receive(&mut self, piece: &[u8]) {
@@ -72,16 +78,27 @@ impl Caller {
         }
         assert!(self.left.len() < BUFFER_BYTES_MIN, "{} bytes are left", self.left.len());
         let held = self.receiver.held_bytes();
-        assert!(held <= MESSAGE_BYTES_MAX && held <= ASSEMBLY_BYTES_MIN.max(2 * self.received));
+        let most = if self.receiver.deflate { DEFLATED_BYTES_MAX } else { MESSAGE_BYTES_MAX };
+        assert!(held <= most && held <= ASSEMBLY_BYTES_MIN.max(2 * self.received));
     }
 }
 
 fn drive(role: Role, pieces: &[&[u8]]) -> Vec<Said> {
-    let mut caller = Caller::new(role);
+    drive_on(Receiver::new(role), pieces)
+}
+
+fn drive_on(receiver: Receiver, pieces: &[&[u8]]) -> Vec<Said> {
+    let mut caller = Caller::of(receiver);
     for piece in pieces {
         caller.receive(piece);
     }
     caller.said
+}
+
+/// A receiver of a connection with or without permessage-deflate.
+fn receiver(role: Role, deflate: bool) -> Receiver {
+    let receiver = Receiver::new(role);
+    if deflate { receiver.with_deflate() } else { receiver }
 }
 
 /// What a server makes of a client's stream, in one piece and byte by byte.
@@ -201,6 +218,78 @@ fn section_5_2_reserved_bits_opcodes_and_long_lengths() {
     }
     assert_eq!(serve(b"\x82\xfe\x00\x7d"), error(WsError::LengthForm));
     assert_eq!(serve(b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff"), error(WsError::LengthForm));
+}
+
+/// What a server that negotiated permessage-deflate makes of a client's stream.
+fn serve_deflate(stream: &[u8]) -> Vec<Said> {
+    let deflate = || Receiver::new(Role::Server).with_deflate();
+    let said = drive_on(deflate(), &[stream]);
+    assert_eq!(said, drive_on(deflate(), &stream.chunks(1).collect::<Vec<_>>()));
+    said
+}
+
+#[test]
+fn rfc_7692_section_6_rsv1_is_on_the_first_frame_of_a_data_message_alone() {
+    let reserved = error(WsError::ReservedBits);
+    let compressed = |binary, bytes: &[u8]| Said::Compressed(binary, bytes.to_vec());
+    assert_eq!(serve_deflate(&masked(FIN | RSV1 | 1, b"\xff")), [compressed(false, b"\xff")]);
+    assert_eq!(serve_deflate(&masked(FIN | RSV1 | 2, b"")), [compressed(true, b"")]);
+    let fragments = [
+        masked(RSV1 | 1, b"one "),
+        masked(FIN | 9, b"?"),
+        masked(0x00, b"\xfftwo "),
+        masked(FIN, b""),
+        // The next ones are for themselves.
+        masked(FIN | 1, "é".as_bytes()),
+        masked(RSV1 | 2, b""),
+        masked(FIN, b"three"),
+        masked(0x01, b"pl"),
+        masked(FIN, b"ain"),
+    ];
+    let said = [
+        Said::Ping(b"?".to_vec()),
+        compressed(false, b"one \xfftwo "),
+        text("é"),
+        compressed(true, b"three"),
+        text("plain"),
+    ];
+    assert_eq!(serve_deflate(&fragments.concat()), said);
+    for first in [RSV1, FIN | RSV1] {
+        assert_eq!(
+            serve_deflate(&[masked(RSV1 | 1, b"x"), masked(first, b"y")].concat()),
+            reserved
+        );
+        assert_eq!(serve_deflate(&[masked(0x01, b"x"), masked(first, b"y")].concat()), reserved);
+    }
+    for control in [8, 9, 10] {
+        assert_eq!(serve_deflate(&masked(FIN | RSV1 | control, b"")), reserved);
+    }
+    for bits in [0x20, 0x10, 0x60, 0x50, 0x70] {
+        assert_eq!(serve_deflate(&masked(FIN | bits | 1, b"")), reserved);
+    }
+    assert_eq!(serve(&masked(FIN | RSV1 | 1, b"")), reserved, "not negotiated");
+}
+
+#[test]
+fn rfc_7692_what_cannot_be_compressed_may_grow() {
+    let mask = Some([1, 2, 3, 4]);
+    let max = DEFLATED_BYTES_MAX;
+    let deflate = || Receiver::new(Role::Server).with_deflate();
+    let bytes = vec![b'x'; max];
+    let whole = frame(FIN | RSV1 | 2, mask, &bytes);
+    let fragments =
+        [frame(RSV1 | 2, mask, &bytes[1..]), frame(0, mask, &[]), frame(FIN, mask, b"x")].concat();
+    for stream in [whole, fragments] {
+        let expected = [Said::Compressed(true, bytes.clone())];
+        assert_eq!(drive_on(deflate(), &stream.chunks(4096).collect::<Vec<_>>()), expected);
+        let larger = [&head(FIN | RSV1 | 2, mask, max as u64 + 1)[..], &stream].concat();
+        assert_eq!(drive_on(deflate(), &[&larger]), error(WsError::TooBig));
+    }
+    let more = [frame(RSV1 | 1, mask, &bytes), head(FIN, mask, 1)].concat();
+    assert_eq!(drive_on(deflate(), &[&more]), error(WsError::TooBig));
+    // A message that is not compressed keeps to its own limit.
+    let plain = head(FIN | 2, mask, MESSAGE_BYTES_MAX as u64 + 1);
+    assert_eq!(drive_on(deflate(), &[&plain]), error(WsError::TooBig));
 }
 
 #[test]
@@ -459,12 +548,16 @@ fn every_prefix_says_a_prefix() {
 }
 
 /// Random messages in random fragments with random control frames between them.
-fn random_stream(prng: &mut Prng, role: Role) -> (Vec<u8>, Vec<Said>) {
+fn random_stream(prng: &mut Prng, role: Role, deflate: bool) -> (Vec<u8>, Vec<Said>) {
     let (mut stream, mut said) = (Vec::new(), Vec::new());
     let mask = |prng: &mut Prng| (role == Role::Server).then(|| prng.mask());
     for _ in 0..prng.below(6) {
         let size = prng.size(20_000);
-        let (mut first, bytes, message) = if prng.below(2) == 0 {
+        let (mut first, bytes, message) = if deflate && prng.below(2) == 0 {
+            // Nobody looks into it here.
+            let (binary, bytes) = (prng.below(2) == 0, prng.bytes(size));
+            (RSV1 | if binary { 2 } else { 1 }, bytes.clone(), Said::Compressed(binary, bytes))
+        } else if prng.below(2) == 0 {
             let text = prng.text(size);
             (1, text.clone().into_bytes(), Said::Text(text))
         } else {
@@ -495,10 +588,11 @@ fn random_messages_fragmented_and_cut_at_random_arrive() {
     let mut prng = Prng(6455);
     for round in 0..600 {
         let role = if round % 3 == 0 { Role::Client } else { Role::Server };
-        let (stream, said) = random_stream(&mut prng, role);
+        let deflate = round % 2 == 0;
+        let (stream, said) = random_stream(&mut prng, role, deflate);
         let pieces = prng.cut(&stream, 6000);
-        assert_eq!(drive(role, &pieces), said, "round {round}");
-        assert_eq!(reference(role, &stream), said, "round {round}");
+        assert_eq!(drive_on(receiver(role, deflate), &pieces), said, "round {round}");
+        assert_eq!(reference(role, deflate, &stream), said, "round {round}");
     }
 }
 
@@ -508,10 +602,11 @@ fn random_damage_is_judged_as_the_reference_does_however_it_is_cut() {
     let mut errors = 0;
     for round in 0..3000 {
         let role = if round % 3 == 0 { Role::Client } else { Role::Server };
-        let mut stream = match round % 4 {
+        let deflate = round % 2 == 0;
+        let mut stream = match round % 5 {
             0 => prng.bytes(1 + round % 100),
             1 => mixed().0,
-            _ => random_stream(&mut prng, role).0,
+            _ => random_stream(&mut prng, role, deflate).0,
         };
         stream.truncate(4000);
         for _ in 0..prng.below(4) {
@@ -520,12 +615,13 @@ fn random_damage_is_judged_as_the_reference_does_however_it_is_cut() {
                 stream[at] ^= 1 << prng.below(8);
             }
         }
-        let expected = reference(role, &stream);
+        let expected = reference(role, deflate, &stream);
         errors += usize::from(matches!(expected.last(), Some(Said::Error(_))));
-        assert_eq!(drive(role, &[&stream]), expected, "round {round}");
+        assert_eq!(drive_on(receiver(role, deflate), &[&stream]), expected, "round {round}");
         for piece_max in [1, 20, 2000] {
             let pieces = prng.cut(&stream, piece_max);
-            assert_eq!(drive(role, &pieces), expected, "round {round} by {piece_max}");
+            let said = drive_on(receiver(role, deflate), &pieces);
+            assert_eq!(said, expected, "round {round} by {piece_max}");
         }
     }
     assert!(errors > 1000, "damage that nobody notices proves little: {errors}");

@@ -1,16 +1,17 @@
-//! A second, naive reading of RFC 6455, for streams in one piece. Shares no code with the first.
+//! A second, naive reading of RFC 6455 (and of RFC 7692 section 6), for streams in one piece.
+//! Shares no code with the first.
 
 use super::Said;
-use crate::limits::MESSAGE_BYTES_MAX;
+use crate::limits::{DEFLATED_BYTES_MAX, MESSAGE_BYTES_MAX};
 use crate::ws::WsError;
 use crate::ws::frame::Role;
 
 /// Reads a whole stream at once, rule by rule, with no thought for speed.
-pub(super) fn reference(role: Role, mut stream: &[u8]) -> Vec<Said> {
+pub(super) fn reference(role: Role, deflate: bool, mut stream: &[u8]) -> Vec<Said> {
     let mut said = Vec::new();
     let mut message: Option<(u8, Vec<u8>)> = None;
     loop {
-        match reference_frame(role, stream, &mut message, &mut said) {
+        match reference_frame(role, deflate, stream, &mut message, &mut said) {
             Ok(Some(len)) => stream = &stream[len..],
             Ok(None) => return said,
             Err(error) => {
@@ -24,6 +25,7 @@ pub(super) fn reference(role: Role, mut stream: &[u8]) -> Vec<Said> {
 /// One frame; returns its length, or `None` when the stream ends in it or because of it.
 fn reference_frame(
     role: Role,
+    deflate: bool,
     bytes: &[u8],
     message: &mut Option<(u8, Vec<u8>)>,
     said: &mut Vec<Said>,
@@ -33,7 +35,8 @@ fn reference_frame(
     }
     let (fin, opcode) = (bytes[0] >> 7 == 1, bytes[0] & 0xf);
     let (has_mask, short) = (bytes[1] >> 7 == 1, usize::from(bytes[1] & 0x7f));
-    if bytes[0] & 0x70 > 0 {
+    let rsv1 = bytes[0] & 0x40;
+    if bytes[0] & 0x30 > 0 || rsv1 > 0 && !(deflate && (opcode == 1 || opcode == 2)) {
         return Err(WsError::ReservedBits);
     }
     if ![0, 1, 2, 8, 9, 10].contains(&opcode) {
@@ -80,8 +83,10 @@ fn reference_frame(
     if message.is_some() != (opcode == 0) {
         return Err(WsError::Fragmentation);
     }
-    let (kind, assembled) = message.get_or_insert((opcode, Vec::new()));
-    if assembled.len() as u64 + len > MESSAGE_BYTES_MAX as u64 {
+    // A compressed message's kind has the bit too.
+    let (kind, assembled) = message.get_or_insert((opcode | rsv1, Vec::new()));
+    let most = if *kind > 2 { DEFLATED_BYTES_MAX } else { MESSAGE_BYTES_MAX };
+    if assembled.len() as u64 + len > most as u64 {
         return Err(WsError::TooBig);
     }
     assembled.extend(&payload);
@@ -97,7 +102,8 @@ fn reference_frame(
     if fin && let Some((kind, bytes)) = message.take() {
         said.push(match kind {
             1 => Said::Text(String::from_utf8(bytes).map_err(|_| WsError::Utf8)?),
-            _ => Said::Binary(bytes),
+            2 => Said::Binary(bytes),
+            kind => Said::Compressed(kind & 2 > 0, bytes),
         });
     }
     Ok(Some(start + len as usize))

@@ -1,0 +1,50 @@
+//! Stores that earlier versions of this program wrote still open, and are read to the byte.
+
+use std::path::{Path, PathBuf};
+
+use ringpost_storage::{FORMAT, Fake, FakeSeed, Log};
+
+use crate::sample;
+use crate::support::*;
+
+fn fixture(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
+}
+
+#[test]
+fn the_sample_is_read_back_from_everywhere() {
+    let fake = Fake::new(FakeSeed { secret: 9, ..FakeSeed::default() });
+    sample::fill(&fake, || {});
+    sample::check(&fake);
+    let dir = tempfile::tempdir().expect("a directory");
+    let rocks = open(dir.path());
+    sample::fill(&rocks, || rocks.flush().expect("flushed"));
+    sample::check(&rocks);
+    drop(rocks);
+    let rocks = open(dir.path());
+    rocks.compact();
+    sample::check(&rocks);
+}
+
+#[test]
+fn a_store_of_version_1_opens() {
+    let store = copy(&fixture("v1"));
+    let rocks = open(store.path());
+    let opening = rocks.opening();
+    assert!(!opening.recovery.created);
+    assert_eq!((opening.format, opening.leased), (FORMAT, sample::LEASED));
+    assert_eq!(opening.recovery.torn, None);
+    assert!(opening.recovery.wal_batches > 10, "some of it is in the write-ahead log");
+    assert!(rocks.gauges().tables > 10_000, "and some in table files");
+    sample::check(&rocks);
+    // It goes on as a store of this version.
+    let secret = opening.secret;
+    let batch = opening.batch;
+    Turn::default().lease(2, sample::LEASED + 1).commit(&rocks);
+    drop(rocks);
+    let rocks = open(store.path());
+    rocks.flush().expect("flushed");
+    rocks.compact();
+    assert_eq!((rocks.opening().secret, rocks.opening().batch), (secret, batch + 1));
+    assert_eq!(rocks.opening().leased, sample::LEASED + 1);
+}
