@@ -53,12 +53,6 @@ pub enum Refusal {
     /// One more would be over [`crate::limits::GROUP_MEMBERS_MAX`].
     #[error("the group is full")]
     GroupFull,
-    /// Only friends, or contacts, may write to the receiver.
-    #[error("not a friend")]
-    NotAFriend,
-    /// The receiver has blocked the sender.
-    #[error("blocked")]
-    Blocked,
     /// Nobody has asked for what is accepted or rejected.
     #[error("no such request")]
     NoSuchRequest,

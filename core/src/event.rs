@@ -679,8 +679,11 @@ impl Operation {
     /// Whether it would store something: refused while the log's disk is down to its reserve.
     pub fn stores(&self) -> bool {
         match self {
-            Operation::PutUser { .. } | Operation::Relation(_) | Operation::Notice { .. } => true,
-            Operation::GetUser { .. } | Operation::Friends { .. } => false,
+            Operation::PutUser { .. }
+            | Operation::Relation(_)
+            | Operation::Notice { .. }
+            | Operation::Post(_) => true,
+            Operation::GetUser { .. } | Operation::Friends { .. } | Operation::Find { .. } => false,
             Operation::Account { operation, .. } => match operation {
                 AccountOperation::Ban(_)
                 | AccountOperation::Hide(_)

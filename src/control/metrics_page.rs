@@ -98,6 +98,7 @@ const ROWS: &[Row] = &[
     gauge("requests", "Requests taken from sockets and not answered yet", |s| &s.requests),
     gauge("loads_waiting", "Loads without an answer yet", |s| &s.loads_waiting),
     gauge("catch_ups", "Devices that catch up or wait for it", |s| &s.catch_ups),
+    gauge("owed", "What homes have to cause in other logs", |s| &s.owed),
 ];
 
 /// The store's sizes: name, meaning, value.
@@ -305,7 +306,13 @@ mod tests {
         let (mesh, _inboxes) = Mesh::new(1).expect("a descriptor");
         let log: Arc<dyn Log> = Arc::new(Fake::new(FakeSeed::default()));
         let store = Arc::downgrade(&log);
-        let text = text(Process { mesh, health: Health::default(), stats: Stats::new(1), store });
+        let text = text(Process {
+            mesh,
+            health: Health::default(),
+            stats: Stats::new(1),
+            store,
+            epoch: 0,
+        });
         let mut served = BTreeSet::new();
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let (name, kind) = line.split_once(' ').expect("a name and a kind");

@@ -648,8 +648,6 @@ pub fn write_refusal(
         | Refusal::RateLimited
         | Refusal::GroupExists
         | Refusal::GroupFull
-        | Refusal::NotAFriend
-        | Refusal::Blocked
         | Refusal::NoSuchRequest => 3,
         Refusal::SenderUnknown => 706,
         // The app has screens of its own for these two.
