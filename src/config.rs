@@ -18,6 +18,7 @@ use ringpost_core::admit::Route;
 use ringpost_core::dialect::Settings;
 use ringpost_core::ids::Dialect;
 use ringpost_core::rate::RateLimits;
+use ringpost_core::relations::PrivatePolicy;
 
 use crate::address::Rules;
 use crate::space::Reserve;
@@ -43,6 +44,10 @@ pub struct Config {
     pub drain_s: u32,
     /// Whether a valid token of an unknown user creates the user.
     pub auto_create_users: bool,
+    /// Who may write to whom.
+    pub private_policy: PrivatePolicy,
+    /// Seconds after a start for which nobody is told who comes and goes.
+    pub presence_quiet_s: u32,
     /// Seconds in which an author may take a message back; 0: always.
     pub revoke_within_s: u64,
     /// Whether messages of clients that offer permessage-deflate are compressed.
@@ -136,6 +141,8 @@ impl Default for Config {
             reserve: Reserve { percent: 0, bytes: 0 },
             drain_s: 0,
             auto_create_users: false,
+            private_policy: PrivatePolicy::Anyone,
+            presence_quiet_s: 0,
             revoke_within_s: 0,
             deflate: false,
             deflate_level: 0,

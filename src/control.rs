@@ -8,14 +8,17 @@
 //! request of each at a time; bodies [`BODY_BYTES_MAX`]; a request, and an
 //! answer of a shard: [`TIMES`].
 
+mod accounts;
 pub mod auth;
 mod error;
 mod fields;
+mod friends;
 mod groups;
 mod health;
 mod listener;
 mod messages;
 mod metrics_page;
+mod notices;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -30,7 +33,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
@@ -191,7 +194,19 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics_page::metrics))
         .route("/v1/info", get(health::info))
         .route("/v1/tokens", post(tokens::mint))
-        .route("/v1/users/{id}", put(users::put).get(users::read))
+        .route("/v1/users/{id}", put(users::put).get(users::read).delete(accounts::cancel))
+        .route("/v1/users/{id}/kick", post(accounts::kick))
+        .route("/v1/users/{id}/ban", post(accounts::ban).delete(accounts::unban))
+        .route("/v1/users/{id}/state", put(accounts::state))
+        .route("/v1/users/{id}/connections", get(accounts::connections))
+        .route("/v1/users/{id}/friends", get(friends::list))
+        .route("/v1/users/{id}/blocks/{other}", put(friends::block).delete(friends::unblock))
+        .route("/v1/presence", get(accounts::presence))
+        .route("/v1/friends/requests", post(friends::ask))
+        .route("/v1/friends/accept", post(friends::accept))
+        .route("/v1/friends/reject", post(friends::reject))
+        .route("/v1/friends/{a}/{b}", delete(friends::end))
+        .route("/v1/notices", post(notices::send))
         .route("/v1/messages", post(messages::send))
         .route("/v1/messages/{id}", get(messages::read))
         .route("/v1/messages/{id}/revoke", post(messages::revoke))

@@ -216,6 +216,13 @@ impl Server {
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
+                private_policy: config.private_policy,
+                // On a new store nobody has been here before, who would come again.
+                presence_quiet_ms: if opening.recovery.created {
+                    0
+                } else {
+                    u64::from(config.presence_quiet_s) * 1_000
+                },
                 revoke_within_ms: config.revoke_within_s * 1_000,
                 deflate_level: config.deflate_level,
                 dialects: config.dialects.clone(),

@@ -127,6 +127,8 @@ pub struct ShardStats {
     pub loads_waiting: Counter,
     /// Devices that catch up, or wait for it.
     pub catch_ups: Counter,
+    /// What homes owe to others' logs.
+    pub owed: Counter,
 }
 
 /// The log's counters, written by its writer thread.

@@ -17,6 +17,7 @@ use ringpost_core::admit::{Claims, Route, TokenCheck, TokenFault};
 use ringpost_core::dialect;
 use ringpost_core::ids::{Dialect, ShardId, UserId};
 use ringpost_core::rate::RateLimits;
+use ringpost_core::relations::PrivatePolicy;
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
 use ringpost_storage::{Durability, Fake, FakeSeed};
@@ -114,6 +115,8 @@ impl Shards {
                     node: [0; 3],
                     id_leased: 0,
                     auto_create_users: true,
+                    private_policy: PrivatePolicy::default(),
+                    presence_quiet_ms: 0,
                     revoke_within_ms: 120_000,
                     deflate_level: 1,
                     dialects: dialect::Settings::default(),

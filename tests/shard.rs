@@ -1,10 +1,16 @@
 //! The core's promises, on real shards in virtual time with a log that can crash: durability before
 //! receipts, order, resends, devices, windows, retries, restarts (ARCHITECTURE.md, *Invariants*).
 
+#[path = "shard/accounts.rs"]
+mod accounts;
 #[path = "shard/groups.rs"]
 mod groups;
+#[path = "shard/presence.rs"]
+mod presence;
 #[path = "shard/random.rs"]
 mod random;
+#[path = "shard/relations.rs"]
+mod relations;
 #[path = "shard/revoke.rs"]
 mod revoke;
 #[path = "shard/world.rs"]

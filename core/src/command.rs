@@ -131,6 +131,16 @@ pub struct Outcome {
     pub result: Result<Done, Refusal>,
 }
 
+/// A business notice for one user.
+#[derive(Clone, Debug)]
+pub struct NoticeOperation {
+    /// The caller's own id of it, at most [`crate::limits::NOTICE_ID_BYTES_MAX`]; empty: none.
+    /// Under the same id it is not stored a second time.
+    pub id: CompactString,
+    /// The encoded [`crate::happened::Happened::Noticed`].
+    pub content: Bytes,
+}
+
 /// What the control plane asks of a group's home.
 #[derive(Clone, Debug)]
 pub enum GroupOperation {

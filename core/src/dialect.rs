@@ -24,6 +24,15 @@ pub enum Class {
     Group,
     /// Something that happened.
     Event,
+    /// A friend request or its acceptance: an event that is repeated sooner.
+    FriendRequest,
+}
+
+impl Class {
+    /// Whether an acknowledgement of `other` is one of this.
+    pub fn is_acknowledged_as(self, other: Class) -> bool {
+        self == other || (self == Class::FriendRequest && other == Class::Event)
+    }
 }
 
 /// Where a record is, as far as its frame shows it.
@@ -73,6 +82,7 @@ impl<'a> Delivery<'a> {
             Class::Private => &self.retries.private,
             Class::Group => &self.retries.group,
             Class::Event => &self.retries.notice,
+            Class::FriendRequest => &self.retries.friend_request,
         }
     }
 }

@@ -53,6 +53,9 @@ pub enum Refusal {
     /// One more would be over [`crate::limits::GROUP_MEMBERS_MAX`].
     #[error("the group is full")]
     GroupFull,
+    /// Nobody has asked for what is accepted or rejected.
+    #[error("no such request")]
+    NoSuchRequest,
     /// Content over [`crate::limits::CONTENT_BYTES_MAX`].
     #[error("too large")]
     TooLarge,

@@ -16,14 +16,17 @@ use bytes::Bytes;
 use compact_str::CompactString;
 use std::ops::Range;
 
-use crate::command::{Action, Command, GroupOperation, Outcome};
+use crate::account::{AccountOperation, Connected, Presence, Standing};
+use crate::command::{Action, Command, GroupOperation, NoticeOperation, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
     ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot,
     UserId,
 };
+use crate::owed::Owed;
 use crate::rate::RateLimits;
 use crate::record::{Kind, Page, Record};
+use crate::relations::{RelationOperation, RelationRow};
 use crate::session::Hello;
 
 /// The time of a turn, read once by the driver.
@@ -188,6 +191,11 @@ pub enum Entry {
     /// What a user may see of a group; `None`: nothing is left to see. Under the user's slot,
     /// written by the group's home.
     Membership { user: UserId, conversation: ConvKey, row: Option<Box<MembershipRow>> },
+    /// What a user is to another; `None`: nothing any more. Under the user's slot, written by the
+    /// home of their private conversation.
+    Relation { user: UserId, other: UserId, row: Option<Box<RelationRow>> },
+    /// What this home must cause elsewhere; `None`: it is done. `slot` is that of what caused it.
+    Owed { slot: Slot, id: MessageId, owed: Option<Box<Owed>> },
     /// A device of a user.
     Device { user: UserId, device: DeviceId, row: DeviceRow },
     /// The device makes room for another.
@@ -255,6 +263,8 @@ pub struct UserRow {
     pub created_ms: u64,
     /// Profile fields as the HTTP API has them: name, avatar, … A JSON object, opaque to the core.
     pub profile: String,
+    /// Banned, cancelled, hidden.
+    pub standing: Standing,
 }
 
 /// What is stored of a group.
@@ -373,6 +383,13 @@ pub enum Load {
     Roster { group: GroupId, after: Option<UserId>, limit: u32 },
     /// A page of the groups that the user may see something of, in key order, behind `after`.
     Memberships { user: UserId, after: Option<ConvKey>, limit: u32 },
+    /// Rows of users, in this order.
+    Users { users: Vec<UserId> },
+    /// A page of what a user is to others, in order of their ids, behind `after`; `friends`: those
+    /// with a friendship alone.
+    Relations { user: UserId, after: Option<UserId>, limit: u32, friends: bool },
+    /// A page of what the slots of a shard owe, in key order, behind `after`.
+    Owed { shard: ShardId, shards: u16, after: Option<(Slot, MessageId)>, limit: u32 },
     /// The cursors of all devices of a user in one conversation.
     Cursors { user: UserId, conversation: ConvKey },
     /// Records `from..=to`, as many as fit into `bytes`, at least one if there is one.
@@ -400,6 +417,12 @@ pub enum Loaded {
     Roster(Vec<(UserId, MemberRow)>),
     /// See [`Load::Memberships`]; fewer than asked for means that there are no more.
     Memberships(Vec<MembershipLoaded>),
+    /// See [`Load::Users`].
+    Users(Vec<Option<UserRow>>),
+    /// See [`Load::Relations`]; fewer than asked for means that there are no more.
+    Relations(Vec<(UserId, RelationRow)>),
+    /// See [`Load::Owed`]; fewer than asked for means that there are no more.
+    Owed(Vec<(Slot, MessageId, Owed)>),
     /// See [`Load::Cursors`].
     Cursors(Vec<(DeviceId, Position)>),
     /// See [`Load::Page`].
@@ -419,8 +442,10 @@ pub struct ConversationLoaded {
     pub countable: u64,
     /// The inbox marks (seq) of [`Conversation::marked`], in that order.
     pub marks: [Option<u64>; 2],
-    /// Whether these are users at all.
+    /// Whether these are users at all; a cancelled one is not.
     pub exists: [bool; 2],
+    /// What the two of a private conversation are to each other, in that order; `None`: nothing.
+    pub relations: Option<Box<[RelationRow; 2]>>,
     /// The group's row, where it is one.
     pub group: Option<Box<GroupRow>>,
 }
@@ -509,9 +534,31 @@ pub enum Routed {
     /// From a group's home to a subscriber: a durable record. Bounded by the link; beyond it becomes
     /// a head.
     GroupDeliver(Box<Deliver>),
+    /// To the home that does it: what another home has caused. At most
+    /// [`crate::limits::OWED_IN_FLIGHT_MAX`] for each pair of shards.
+    Owed { from: ShardId, slot: Slot, id: MessageId, owed: Box<Owed> },
+    /// Back to the home that owes it: it is done and durable, or (not `done`) must be sent again
+    /// later. One for each `Owed`.
+    Paid { slot: Slot, id: MessageId, done: bool },
+    /// To all shards: what is known of this user is out of date. Bounded by the operations under way.
+    Changed { user: UserId },
+    /// To the homes of friends: a user has come, gone or hidden. Bounded by the link; beyond it,
+    /// dropped.
+    Presence(Box<PresenceNews>),
     /// From a group's home to the homes of users whose membership has changed with the durable record
     /// `seq`, in front of that record. Bounded by the operations under way.
     Membership { group: GroupId, seq: u64, joined: bool, users: Vec<UserId> },
+}
+
+/// A user's presence on its way to friends. Nothing of it is stored.
+#[derive(Clone, Debug)]
+pub struct PresenceNews {
+    /// Whose.
+    pub user: UserId,
+    /// What friends are told.
+    pub presence: Presence,
+    /// The friends of one shard.
+    pub friends: Vec<UserId>,
 }
 
 /// A durable record on its way to the shards that deliver it.
@@ -582,6 +629,14 @@ pub enum Operation {
     GetUser { user: UserId },
     /// Something about a group.
     Group { group: GroupId, operation: GroupOperation },
+    /// Something about a pair of users.
+    Relation(Box<RelationOperation>),
+    /// A page of a user's friends, in order of their ids.
+    Friends { user: UserId, after: Option<UserId>, limit: u32 },
+    /// Something about an account.
+    Account { user: UserId, operation: AccountOperation },
+    /// Tell a user something in his notices.
+    Notice { user: UserId, notice: Box<NoticeOperation> },
     /// Store a message, or take one back, in a user's name.
     Post(Box<Post>),
     /// Find a message by the server's id.
@@ -605,7 +660,15 @@ impl Operation {
     /// The slot whose home executes it.
     pub fn slot(&self) -> Slot {
         match self {
-            Operation::PutUser { user, .. } | Operation::GetUser { user } => user.slot(),
+            Operation::PutUser { user, .. }
+            | Operation::GetUser { user }
+            | Operation::Friends { user, .. }
+            | Operation::Account { user, .. }
+            | Operation::Notice { user, .. } => user.slot(),
+            Operation::Relation(operation) => {
+                let (one, other) = operation.pair();
+                one.min(other).slot()
+            }
             Operation::Group { group, .. } => group.slot(),
             Operation::Post(post) => post.conversation.slot(),
             // Every shard may read it.
@@ -616,8 +679,19 @@ impl Operation {
     /// Whether it would store something: refused while the log's disk is down to its reserve.
     pub fn stores(&self) -> bool {
         match self {
-            Operation::PutUser { .. } | Operation::Post(_) => true,
-            Operation::GetUser { .. } | Operation::Find { .. } => false,
+            Operation::PutUser { .. }
+            | Operation::Relation(_)
+            | Operation::Notice { .. }
+            | Operation::Post(_) => true,
+            Operation::GetUser { .. } | Operation::Friends { .. } | Operation::Find { .. } => false,
+            Operation::Account { operation, .. } => match operation {
+                AccountOperation::Ban(_)
+                | AccountOperation::Hide(_)
+                | AccountOperation::Cancel { .. } => true,
+                AccountOperation::Kick { .. }
+                | AccountOperation::Connections
+                | AccountOperation::Presence => false,
+            },
             Operation::Group { operation, .. } => match operation {
                 GroupOperation::Get | GroupOperation::List { .. } => false,
                 GroupOperation::Create { .. }
@@ -640,7 +714,13 @@ pub enum Answer {
     Group { row: Box<GroupRow>, created: bool },
     /// The members after a change of them, or what there is of a page.
     Members(Vec<(UserId, MemberRow)>),
-    /// The message, or the event that takes it back, durable.
+    /// A page of friends.
+    Friends(Vec<(UserId, RelationRow)>),
+    /// Where an account is connected.
+    Connections(Vec<Connected>),
+    /// Whether it is.
+    Presence(Presence),
+    /// The message, the event that takes it back, or the notice, durable.
     Stored(Stored),
     /// The message that was looked for, and where it is.
     Found(Option<(Conversation, Page)>),

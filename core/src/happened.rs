@@ -6,6 +6,7 @@
 //! nothing where they have no word for it.
 
 use crate::ids::MessageId;
+use crate::relations::{FriendNews, Person, Terms};
 
 /// Something that happened. Who caused it, and when, is in the record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +39,23 @@ pub enum Happened {
         /// The id under which imboy's clients know it: [`crate::dialect::imboy::wire_id`].
         wire: MessageId,
     },
+    /// Somebody asks the user to be friends.
+    FriendAsked(Box<FriendNews>),
+    /// The user has asked, and the other has accepted.
+    FriendAccepted(Box<FriendNews>),
+    /// The account of a friend, who caused the record, was cancelled.
+    AccountCancelled,
+    /// A business notice. What the texts mean is between the operator's back end and its apps.
+    Noticed {
+        /// What notices it belongs to; may be empty.
+        stream: String,
+        /// What it is.
+        kind: String,
+        /// May be empty.
+        title: String,
+        /// As JSON, at most [`crate::limits::NOTICE_BYTES_MAX`].
+        content: String,
+    },
 }
 
 /// The tags, in the order in which they came to be. Never reused.
@@ -47,6 +65,10 @@ mod tag {
     pub const DISSOLVED: u8 = 3;
     pub const ALIAS_CHANGED: u8 = 4;
     pub const REVOKED: u8 = 5;
+    pub const FRIEND_ASKED: u8 = 6;
+    pub const FRIEND_ACCEPTED: u8 = 7;
+    pub const ACCOUNT_CANCELLED: u8 = 8;
+    pub const NOTICED: u8 = 9;
 }
 
 impl Happened {
@@ -71,6 +93,19 @@ impl Happened {
                 out.extend_from_slice(&seq.to_be_bytes());
                 out.extend_from_slice(&wire.0);
             }
+            Happened::FriendAsked(news) => {
+                out.push(tag::FRIEND_ASKED);
+                put_friend_news(news, out);
+            }
+            Happened::FriendAccepted(news) => {
+                out.push(tag::FRIEND_ACCEPTED);
+                put_friend_news(news, out);
+            }
+            Happened::AccountCancelled => out.push(tag::ACCOUNT_CANCELLED),
+            Happened::Noticed { stream, kind, title, content } => {
+                out.push(tag::NOTICED);
+                [stream, kind, title, content].into_iter().for_each(|text| put_text(text, out));
+            }
         }
     }
 
@@ -91,6 +126,15 @@ impl Happened {
                 seq: u64::from_be_bytes(*fields.take()?),
                 wire: MessageId(*fields.take()?),
             },
+            tag::FRIEND_ASKED => Happened::FriendAsked(Box::new(fields.friend_news()?)),
+            tag::FRIEND_ACCEPTED => Happened::FriendAccepted(Box::new(fields.friend_news()?)),
+            tag::ACCOUNT_CANCELLED => Happened::AccountCancelled,
+            tag::NOTICED => Happened::Noticed {
+                stream: fields.text()?,
+                kind: fields.text()?,
+                title: fields.text()?,
+                content: fields.text()?,
+            },
             _ => return None,
         };
         fields.rest.is_empty().then_some(happened)
@@ -107,6 +151,14 @@ fn put_list(texts: &[String], out: &mut Vec<u8>) {
     let count = u16::try_from(texts.len()).expect("who makes an event has checked its lengths");
     out.extend_from_slice(&count.to_be_bytes());
     texts.iter().for_each(|text| put_text(text, out));
+}
+
+fn put_friend_news(news: &FriendNews, out: &mut Vec<u8>) {
+    let FriendNews { from, to, terms, remark, asker, asked } = news;
+    out.push(u8::from(terms.do_not_look) | u8::from(terms.do_not_show) << 1);
+    let texts = [from.as_str(), to].into_iter().chain(terms.texts()).chain([remark.as_str()]);
+    let texts = texts.chain(asker.texts()).chain(asked.texts());
+    texts.for_each(|text| put_text(text, out));
 }
 
 /// What is left of an encoded event.
@@ -132,6 +184,37 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(text).ok().map(str::to_owned)
     }
 
+    fn friend_news(&mut self) -> Option<FriendNews> {
+        let [flags] = *self.take()?;
+        if flags > 0b11 {
+            return None;
+        }
+        let (from, to) = (self.text()?, self.text()?);
+        let terms = Terms {
+            source: self.text()?,
+            message: self.text()?,
+            remark: self.text()?,
+            role: self.text()?,
+            tag: self.text()?,
+            do_not_look: flags & 1 != 0,
+            do_not_show: flags & 2 != 0,
+        };
+        let remark = self.text()?;
+        let (asker, asked) = (self.person()?, self.person()?);
+        Some(FriendNews { from, to, terms, remark, asker, asked })
+    }
+
+    fn person(&mut self) -> Option<Person> {
+        Some(Person {
+            account: self.text()?,
+            name: self.text()?,
+            avatar: self.text()?,
+            sign: self.text()?,
+            gender: self.text()?,
+            region: self.text()?,
+        })
+    }
+
     fn list(&mut self) -> Option<Vec<String>> {
         (0..self.u16()?).map(|_| self.text()).collect()
     }
@@ -144,7 +227,29 @@ mod tests {
     #[test]
     fn events_are_the_bytes_of_the_format_document_and_come_back() {
         let text = |text: &str| text.to_owned();
-        let cases: [(Happened, &[u8]); 5] = [
+        let news = FriendNews {
+            from: text("ann"),
+            to: text("bo"),
+            terms: Terms { message: text("hi"), do_not_show: true, ..Terms::default() },
+            remark: text("A"),
+            asker: Person { name: text("Ann"), ..Person::default() },
+            asked: Person { gender: text("1"), ..Person::default() },
+        };
+        let noticed = Happened::Noticed {
+            stream: text("s"),
+            kind: text("k"),
+            title: text(""),
+            content: text("{}"),
+        };
+        let friends = b"\x02\0\x03ann\0\x02bo\0\0\0\x02hi\0\0\0\0\0\0\0\x01A\
+            \0\0\0\x03Ann\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x011\0\0";
+        let (asked, accepted) =
+            ([b"\x06", &friends[..]].concat(), [b"\x07", &friends[..]].concat());
+        let cases: [(Happened, &[u8]); 9] = [
+            (Happened::FriendAsked(Box::new(news.clone())), &asked),
+            (Happened::FriendAccepted(Box::new(news)), &accepted),
+            (Happened::AccountCancelled, b"\x08"),
+            (noticed, b"\x09\0\x01s\0\x01k\0\0\0\x02{}"),
             (
                 Happened::MembersJoined { users: vec![text("ann"), text("bo")] },
                 b"\x01\0\x02\0\x03ann\0\x02bo",

@@ -364,6 +364,17 @@ impl MessageId {
     }
 }
 
+impl MessageId {
+    /// What tells wire ids apart that need not be xids: the xid that the text is, else a hash of it.
+    /// Only for comparing; no message has it.
+    pub fn key_of(text: &str) -> MessageId {
+        MessageId::parse_xid(text.as_bytes()).unwrap_or_else(|| {
+            let hash = xxh3_128_with_seed(text.as_bytes(), 0).to_be_bytes();
+            MessageId(*hash.first_chunk().expect("16 bytes have 12"))
+        })
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.to_xid().iter().try_for_each(|&c| fmt::Write::write_char(f, char::from(c)))

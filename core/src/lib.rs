@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod admit;
 pub mod command;
 pub mod content;
@@ -17,8 +18,10 @@ pub mod happened;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod owed;
 pub mod rate;
 pub mod record;
+pub mod relations;
 pub mod session;
 pub mod shard;
 pub mod ws;

@@ -63,6 +63,36 @@ pub const FANOUT_TURN_BUDGET: usize = 1_024;
 pub const FANOUT_RECORDS_MAX: usize = 256;
 /// The same, in bytes of content.
 pub const FANOUT_BYTES_MAX: usize = 64 << 10;
+/// Each text of a friend request or an acceptance.
+pub const TERMS_TEXT_BYTES_MAX: usize = 1 << 10;
+/// Each text of a profile that is told to others with a friend request; longer ones are not.
+pub const PERSON_TEXT_BYTES_MAX: usize = 2 << 10;
+/// The content of a business notice, as JSON.
+pub const NOTICE_BYTES_MAX: usize = 48 << 10;
+/// The caller's own id of a business notice.
+pub const NOTICE_ID_BYTES_MAX: usize = 40;
+/// Kind, stream and title of a business notice, each.
+pub const NOTICE_WORD_BYTES_MAX: usize = 1 << 10;
+/// Why an account is banned: the app shows it.
+pub const BAN_REASON_BYTES_MAX: usize = 1 << 10;
+/// What one shard's homes owe to another's and has been sent; the rest waits.
+pub const OWED_IN_FLIGHT_MAX: usize = 64;
+/// What a shard's homes owe altogether: over it, what would owe more is told *try again*.
+pub const OWED_MAX: usize = 4_096;
+/// What is owed is sent again after this time when its home could not do it.
+pub const OWED_AGAIN_MS: u64 = 1_000;
+/// Relations, or memberships, that one step of a cancellation gives up: one entry each, within the
+/// 1,024 of one command.
+pub const CANCEL_PAGE: u32 = 500;
+/// Users whose change is remembered one by one; beyond, everything that is known of users is out of
+/// date.
+pub const CHANGES_MAX: usize = 4_096;
+/// Friends are told that somebody has gone when he has not come again within this time.
+pub const OFFLINE_MS: u64 = 10_000;
+/// Friends read at a time to tell them of somebody's presence.
+pub const PRESENCE_PAGE: u32 = 1_024;
+/// Users whose friends a shard is telling at a time; the others wait, each once.
+pub const PRESENCE_TOLD_MAX: usize = 16;
 /// Requests of one connection that are not answered yet; then its data frames wait.
 pub const CONNECTION_REQUESTS_MAX: u32 = 64;
 /// Undecodable frames in a row before the connection is closed with 1008.
@@ -118,6 +148,14 @@ const _: () = {
     assert!(CONTENT_BYTES_MAX * 2 + 2048 <= MESSAGE_BYTES_MAX);
     // An event that names as many users as one operation may change is not too large.
     assert!(MEMBERS_CHANGED_MAX * (USER_ID_BYTES_MAX + 2) + 64 <= CONTENT_BYTES_MAX);
+    // A friend request with all its texts, of both persons, and a notice, are not too large.
+    assert!(6 * (TERMS_TEXT_BYTES_MAX + 2) + 12 * (PERSON_TEXT_BYTES_MAX + 2) < CONTENT_BYTES_MAX);
+    assert!(NOTICE_BYTES_MAX + 4 * (NOTICE_WORD_BYTES_MAX + 2) < CONTENT_BYTES_MAX);
+    assert!(NOTICE_BYTES_MAX <= u16::MAX as usize);
+    // A step of a cancellation owes no more than there is room for.
+    assert!(CANCEL_PAGE as usize + 2 <= 1024 && CANCEL_PAGE as usize * 4 < OWED_MAX);
+    // The caller's id of a notice, and the server's own of what it owes, fit behind their prefix.
+    assert!(NOTICE_ID_BYTES_MAX + 8 <= CLIENT_ID_BYTES_MAX);
     // Roster and membership of each, the group's row, the record and its index.
     assert!(2 * MEMBERS_CHANGED_MAX + 8 <= 1024);
     // One record of the largest content is more than a page: pages hold at least one record.

@@ -7,16 +7,20 @@
 //! user; [`users`], [`links`] and [`timers`] hold state. Nothing here may touch the world: see
 //! [`crate::event`].
 
+mod accounts;
 mod compression;
 mod connect;
 mod conversations;
+mod debts;
 mod delivery;
 mod fanout;
 mod groups;
 pub mod links;
 mod positions;
+mod presence;
 mod prompts;
 mod reading;
+mod relations;
 mod retries;
 mod sessions;
 mod signals;
@@ -28,19 +32,24 @@ use std::ops::Range;
 
 use slab::Slab;
 
+use crate::account::Presence;
 use crate::dialect::Settings;
 use crate::dialect::json::Scratch;
 use crate::event::{
     Answer, ControlId, Effects, Entry, Input, Load, LoadId, Loaded, Now, Outputs, Routed, Write,
 };
-use crate::ids::{ConnId, ConvKey, IdGenerator, ShardId, UserId};
+use crate::ids::{ConnId, ConvKey, IdGenerator, MessageId, ShardId, UserId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
 use crate::rate::RateLimits;
+use crate::relations::PrivatePolicy;
 pub use crate::shard::compression::CompressedBytes;
 use crate::shard::compression::{Before, Compression};
 use crate::shard::conversations::Conversations;
+use crate::shard::debts::Debts;
 use crate::shard::fanout::LocalGroups;
 use crate::shard::links::Links;
+use crate::shard::presence::Announcements;
+use crate::shard::relations::Changes;
 use crate::shard::sessions::Sessions;
 use crate::shard::timers::{Timer, Timers};
 use crate::shard::users::{UserRef, Users};
@@ -64,6 +73,10 @@ pub struct ShardConfig {
     pub id_leased: u32,
     /// Create unknown users when they connect.
     pub auto_create_users: bool,
+    /// Who may write to whom.
+    pub private_policy: PrivatePolicy,
+    /// Nobody is told who comes and goes for so long after the start, ms.
+    pub presence_quiet_ms: u64,
     /// How long an author may take a message back, ms; 0: always.
     pub revoke_within_ms: u64,
     /// How hard frames are compressed, for connections that negotiated it: 1 to 9.
@@ -83,6 +96,11 @@ enum Waiting {
     Rival { key: ConvKey, ticket: u64 },
     Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
     Roster { id: ControlId },
+    People { key: ConvKey, ticket: u64, clock: u64 },
+    Friends { id: ControlId },
+    Presence { user: UserRef, presence: Presence },
+    Owed,
+    Cancel { id: MessageId },
     Find { id: ControlId },
     Memberships { user: UserRef, device: u32, epoch: u32 },
     User { user: UserRef },
@@ -110,6 +128,12 @@ pub struct Shard {
     conversations: Conversations,
     /// The groups that connected users of this shard are in.
     groups: LocalGroups,
+    /// What the homes of this shard owe to others.
+    debts: Debts,
+    /// Which users have changed since what is known of them was loaded.
+    changes: Changes,
+    /// Users whose friends have to be told that they have come or gone.
+    announcements: Announcements,
     /// What this shard routes to itself once its turn is durable.
     later: VecDeque<(u64, Routed)>,
     /// Conversations whose next request waits for a turn to be durable.
@@ -156,6 +180,8 @@ pub struct Gauges {
     pub loads: usize,
     /// Devices that catch up or wait for it.
     pub catch_ups: usize,
+    /// What homes owe to others' logs.
+    pub owed: usize,
 }
 
 impl Shard {
@@ -164,6 +190,8 @@ impl Shard {
     pub fn new(config: ShardConfig) -> Shard {
         let ids = IdGenerator::new(config.node, config.shard, config.id_leased);
         let links = Links::new(config.shards);
+        let debts = Debts::new(config.shards);
+        let announcements = Announcements::new(config.presence_quiet_ms);
         let compression = Compression::new(config.deflate_level);
         Shard {
             config,
@@ -177,6 +205,9 @@ impl Shard {
             users: Users::default(),
             conversations: Conversations::default(),
             groups: LocalGroups::default(),
+            debts,
+            changes: Changes::default(),
+            announcements,
             later: VecDeque::new(),
             runs_after: VecDeque::new(),
             loads: Slab::new(),
@@ -266,6 +297,7 @@ impl Shard {
             requests: self.requests,
             loads: self.loads.len(),
             catch_ups: self.catch_ups + self.catch_up_queue.len(),
+            owed: self.debts.len(),
         }
     }
 
@@ -299,6 +331,10 @@ impl Shard {
                 self.subscribed(conversation, head, effects);
             }
             Routed::GroupDeliver(deliver) => self.group_deliver(deliver),
+            Routed::Owed { from, slot, id, owed } => self.owed(from, slot, id, *owed, effects),
+            Routed::Paid { slot, id, done } => self.paid(slot, id, done, effects),
+            Routed::Changed { user } => self.changed(user),
+            Routed::Presence(news) => self.presence_news(&news, effects),
             Routed::Membership { group, seq, joined, users } => {
                 self.membership_changed(&group, seq, joined, &users, effects);
             }
@@ -337,6 +373,7 @@ impl Shard {
         while let Some((_, routed)) = self.later.pop_front_if(|(waits, _)| *waits <= turn) {
             self.routed(routed, 0, effects);
         }
+        self.send_owed(effects);
         self.run_durable(effects);
         self.forget_idle_users();
         for shard in 0..self.config.shards {
@@ -377,6 +414,22 @@ impl Shard {
             (Waiting::Roster { id }, Loaded::Roster(members)) => {
                 effects.now.answers.push((id, Answer::Members(members)));
             }
+            (Waiting::People { key, ticket, clock }, Loaded::Users(people)) => {
+                self.people_loaded(key, ticket, clock, people, effects);
+            }
+            (Waiting::Friends { id }, Loaded::Relations(friends)) => {
+                effects.now.answers.push((id, Answer::Friends(friends)));
+            }
+            (Waiting::Presence { user, presence }, Loaded::Relations(friends)) => {
+                self.friends_loaded(user, presence, &friends, effects);
+            }
+            (Waiting::Owed, Loaded::Owed(page)) => self.owed_loaded(page, effects),
+            (Waiting::Cancel { id }, Loaded::Relations(page)) => {
+                self.cancel_relations(id, page, effects);
+            }
+            (Waiting::Cancel { id }, Loaded::Memberships(page)) => {
+                self.cancel_memberships(id, page, effects);
+            }
             (Waiting::Memberships { user, device, epoch }, Loaded::Memberships(memberships)) => {
                 self.memberships_loaded(user, device, epoch, memberships, effects);
             }
@@ -409,6 +462,8 @@ impl Shard {
         let now_ms = self.now_ms();
         if !self.lease_armed {
             self.lease_armed = true;
+            // From here on presence is held back.
+            self.announce(effects);
             self.timers.arm(now_ms, Timer::Lease);
         }
         let mut due = std::mem::take(&mut self.due);
@@ -423,6 +478,9 @@ impl Shard {
                 }
                 Timer::Pull { user, device, epoch } => self.pull(user, device, epoch, effects),
                 Timer::Refresh { conn, step } => self.refresh(conn, step, effects),
+                Timer::Offline { user } => self.gone_offline(user, effects),
+                Timer::Announce => self.announce(effects),
+                Timer::Owed => self.owed_again(effects),
                 Timer::Prompt { conn } => self.prompt_again(conn, effects),
                 Timer::Lease => self.renew_lease(effects),
             }

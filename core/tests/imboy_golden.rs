@@ -4,6 +4,7 @@
 //! `encode.txt`: what is told behind `=`, the frame behind `>`.
 //! `GOLDEN_UPDATE=1` writes the results into the files; read the difference before you commit it.
 
+use ringpost_core::account::Presence;
 use ringpost_core::dialect::Place;
 use ringpost_core::dialect::imboy::hashids::Hashids;
 use ringpost_core::dialect::imboy::{self, Frame, Settings, s2c};
@@ -13,6 +14,7 @@ use ringpost_core::happened::Happened;
 use ringpost_core::ids::{Dialect, GroupId, MessageId};
 use ringpost_core::limits::CONTENT_BYTES_MAX;
 use ringpost_core::record::{Kind, Record};
+use ringpost_core::relations::{FriendNews, Person, Terms};
 use ringpost_core::session::LoginFault;
 
 /// Runs every input of a golden file (lines behind `mark`) and compares the line that follows it.
@@ -102,6 +104,30 @@ fn frames_to_clients() {
         let team = GroupId::parse("team").expect("valid");
         imboy::write_event(plain, happened, &record, Place::Group(&team), "bob", out);
     };
+    let news = || {
+        let text = str::to_owned;
+        let terms = Terms {
+            source: text("qrcode"),
+            message: text("I am \"A\""),
+            remark: text("bobby"),
+            role: text("all"),
+            tag: text("never shown"),
+            do_not_look: false,
+            do_not_show: true,
+        };
+        let asker =
+            Person { name: text("Alice"), avatar: text("https://a/1"), ..Person::default() };
+        let asked = Person {
+            account: text("b1"),
+            name: text("Bob"),
+            avatar: text("https://b/2"),
+            sign: text("hi"),
+            gender: text("1"),
+            region: text("Berlin"),
+        };
+        let (from, to, remark) = (text("alice"), text("bob"), text("ally"));
+        Box::new(FriendNews { from, to, terms, remark, asker, asked })
+    };
     let now_ms = 1_700_000_000_456;
     check("encode.txt", "= ", "> ", |what| {
         let mut out = Vec::new();
@@ -156,6 +182,64 @@ fn frames_to_clients() {
             }
             "event: revoked in a group" => {
                 event(&Happened::Revoked { seq: 3, wire: record("", None).id }, &mut out);
+            }
+            "event: friend request" => event(&Happened::FriendAsked(news()), &mut out),
+            "event: friend request of nobody known" => {
+                let (from, to) = ("carol".to_owned(), "dave".to_owned());
+                let news = FriendNews { from, to, ..FriendNews::default() };
+                event(&Happened::FriendAsked(Box::new(news)), &mut out);
+            }
+            "event: friend request accepted" => {
+                event(&Happened::FriendAccepted(news()), &mut out);
+            }
+            "event: account cancelled" => event(&Happened::AccountCancelled, &mut out),
+            "event: business notice" => {
+                let [stream, kind] = ["orders", "shipped"].map(str::to_owned);
+                let (title, content) = ("On its \"way\"".to_owned(), r#"{"no":[1]}"#.to_owned());
+                event(&Happened::Noticed { stream, kind, title, content }, &mut out);
+            }
+            "event: business notice without a title" => {
+                let [stream, kind, title, content] = ["", "k", "", "null"].map(str::to_owned);
+                event(&Happened::Noticed { stream, kind, title, content }, &mut out);
+            }
+            "online" => {
+                let id = record("", None).id;
+                imboy::write_presence(
+                    plain,
+                    id,
+                    "alice",
+                    "bob",
+                    Presence::Online,
+                    now_ms,
+                    &mut out,
+                );
+            }
+            "offline" => {
+                let id = record("", None).id;
+                imboy::write_presence(
+                    plain,
+                    id,
+                    "alice",
+                    "bob",
+                    Presence::Offline,
+                    now_ms,
+                    &mut out,
+                );
+            }
+            "hide" => {
+                let id = record("", None).id;
+                imboy::write_presence(
+                    plain,
+                    id,
+                    "alice",
+                    "bob",
+                    Presence::Hidden,
+                    now_ms,
+                    &mut out,
+                );
+            }
+            "account banned in a session" => {
+                imboy::write_dismissal("Account banned", "for \"spam\"", now_ms, &mut out);
             }
             "answer to a revoke" => {
                 imboy::write_revoke_ack(

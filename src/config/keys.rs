@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ringpost_core::relations::PrivatePolicy;
+
 use super::{Config, Durability, Listener, LogFormat};
 
 /// What the names of variables start with.
@@ -137,6 +139,35 @@ pub const KEYS: &[Key] = &[
         default: Some("true"),
         about: "Create an unknown user when it connects with a valid token.",
         kind: Kind::Flag { set: |config, on| config.auto_create_users = on },
+    },
+    Key {
+        name: "private_policy",
+        default: Some("anyone"),
+        about: "Who may write to whom: anyone; contacts (friends, users of the same org, services); \
+                or friends. Blocks count always.",
+        kind: Kind::Choice {
+            of: &["anyone", "contacts", "friends"],
+            set: |config, word| {
+                config.private_policy = match word {
+                    "contacts" => PrivatePolicy::Contacts,
+                    "friends" => PrivatePolicy::Friends,
+                    _ => PrivatePolicy::Anyone,
+                };
+            },
+        },
+    },
+    Key {
+        name: "presence_quiet_s",
+        default: Some("60"),
+        about: "Seconds after a start, on a store that was there before, for which friends are not \
+                told who comes and goes; then they are.",
+        kind: Kind::Integer {
+            min: 0,
+            max: 3600,
+            set: |config, seconds| {
+                config.presence_quiet_s = u32::try_from(seconds).expect("in its range");
+            },
+        },
     },
     Key {
         name: "address.upgrades_per_s",

@@ -2,9 +2,11 @@
 //!
 //! Every field must be asked for: what is left over at the end is unknown, and refused.
 
+use std::collections::BTreeMap;
+
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, Request};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use ringpost_core::ids::UserId;
@@ -168,6 +170,67 @@ const USER_ID: &str =
 /// The user id in a field or in the path.
 pub fn user_id(field: &'static str, id: &str) -> Result<UserId, ApiError> {
     UserId::parse(id).ok_or_else(|| ApiError::invalid(field, USER_ID))
+}
+
+/// Parts of a path.
+pub type PathOf<T> = Result<Path<T>, PathRejection>;
+/// A query, each name once.
+pub type Params = Result<Query<BTreeMap<String, String>>, QueryRejection>;
+
+/// The one user id in a path.
+pub fn path_user(id: PathOf<String>) -> Result<UserId, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::invalid("id", "is not percent-encoded UTF-8"))?;
+    user_id("id", &id)
+}
+
+/// The two user ids in a path.
+pub fn path_users(path: PathOf<(String, String)>) -> Result<(UserId, UserId), ApiError> {
+    let Path((one, other)) =
+        path.map_err(|_| ApiError::invalid("id", "is not percent-encoded UTF-8"))?;
+    Ok((user_id("id", &one)?, user_id("other", &other)?))
+}
+
+/// The parameters of a query, each to be asked for: what is left is unknown, and refused.
+#[derive(Debug)]
+pub struct Parameters(BTreeMap<String, String>);
+
+impl Parameters {
+    /// All of them.
+    pub fn of(params: Params) -> Result<Parameters, ApiError> {
+        let Query(params) = params.map_err(|_| ApiError::bad_request("the query is malformed"))?;
+        Ok(Parameters(params))
+    }
+
+    /// Takes one out.
+    pub fn take(&mut self, name: &'static str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// A user id.
+    pub fn user(&mut self, name: &'static str) -> Result<Option<UserId>, ApiError> {
+        self.take(name).map(|id| user_id(name, &id)).transpose()
+    }
+
+    /// A whole number, `min..=max`.
+    pub fn number(
+        &mut self,
+        name: &'static str,
+        min: u32,
+        max: u32,
+    ) -> Result<Option<u32>, ApiError> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+        let wrong = || ApiError::invalid(name, format!("must be a number, {min} to {max}"));
+        number.map(Some).ok_or_else(wrong)
+    }
+
+    /// Every one has been asked for: the first that is left is unknown.
+    pub fn end(self) -> Result<(), ApiError> {
+        match self.0.into_keys().next() {
+            Some(name) => Err(ApiError::unknown_field(name)),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! `/v1/groups…`: groups and their members. What the fields may hold is said here; what may be done
 //! is decided by the group's home.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::Shared;
 use super::auth::{MayRead, MayWrite};
 use super::error::ApiError;
-use super::fields::{Fields, user_id};
+use super::fields::{Fields, Parameters, Params, PathOf, user_id};
 
 /// What a group says of itself is read whenever somebody asks for it.
 const PROFILE_BYTES_MAX: usize = 64 << 10;
@@ -29,9 +27,6 @@ const TEXTS: [(&str, usize); 3] = [("name", 256), ("avatar", 2_048), ("notice", 
 /// Members in one page of a list, unless another number is asked for, and the most.
 const PAGE: u32 = 100;
 const PAGE_MAX: u32 = 1_000;
-
-type PathOf<T> = Result<Path<T>, PathRejection>;
-type Params = Result<Query<BTreeMap<String, String>>, QueryRejection>;
 
 /// `POST /v1/groups`: makes a group (201) with its owner and first members.
 pub async fn create(
@@ -195,7 +190,7 @@ pub async fn members(
         Answer::Members(members) => {
             let mut page = json!({ "items": shown_members(&members) });
             if let Some((last, _)) = members.last().filter(|_| members.len() == limit as usize) {
-                page["next"] = json!(URL_SAFE_NO_PAD.encode(last.as_str()));
+                page["next"] = closed(last);
             }
             Ok(Json(page))
         }
@@ -330,11 +325,16 @@ fn shown_members(members: &[(UserId, MemberRow)]) -> Vec<Value> {
 }
 
 /// The user that a page begins behind, of the `next` of an earlier one.
-fn opened(after: &str) -> Result<UserId, ApiError> {
+pub(super) fn opened(after: &str) -> Result<UserId, ApiError> {
     let user = URL_SAFE_NO_PAD.decode(after).ok();
     let user = user.and_then(|user| String::from_utf8(user).ok());
     user.and_then(|user| UserId::parse(&user))
         .ok_or_else(|| ApiError::invalid("after", "must be the `next` of an earlier answer"))
+}
+
+/// The `next` of a page that ends with this user.
+pub(super) fn closed(last: &UserId) -> Value {
+    json!(URL_SAFE_NO_PAD.encode(last.as_str()))
 }
 
 /// An id that nobody has chosen: 120 random bits.
@@ -363,36 +363,4 @@ fn path_member(path: PathOf<(String, String)>) -> Result<(GroupId, UserId), ApiE
     let Path((group, user)) =
         path.map_err(|_| ApiError::invalid("id", "is not percent-encoded UTF-8"))?;
     Ok((group_id("id", &group)?, user_id("user", &user)?))
-}
-
-/// The parameters of a query, each to be asked for: what is left is unknown, and refused.
-struct Parameters(BTreeMap<String, String>);
-
-impl Parameters {
-    fn of(params: Params) -> Result<Parameters, ApiError> {
-        let Query(params) = params.map_err(|_| ApiError::bad_request("the query is malformed"))?;
-        Ok(Parameters(params))
-    }
-
-    fn take(&mut self, name: &'static str) -> Option<String> {
-        self.0.remove(name)
-    }
-
-    fn user(&mut self, name: &'static str) -> Result<Option<UserId>, ApiError> {
-        self.take(name).map(|id| user_id(name, &id)).transpose()
-    }
-
-    fn number(&mut self, name: &'static str, min: u32, max: u32) -> Result<Option<u32>, ApiError> {
-        let Some(text) = self.take(name) else { return Ok(None) };
-        let number = text.parse().ok().filter(|number| (min..=max).contains(number));
-        let wrong = || ApiError::invalid(name, format!("must be a number, {min} to {max}"));
-        number.map(Some).ok_or_else(wrong)
-    }
-
-    fn end(self) -> Result<(), ApiError> {
-        match self.0.into_keys().next() {
-            Some(name) => Err(ApiError::unknown_field(name)),
-            None => Ok(()),
-        }
-    }
 }

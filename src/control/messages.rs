@@ -206,6 +206,10 @@ fn event_name(content: &[u8]) -> &'static str {
         Some(Happened::Dissolved) => "dissolved",
         Some(Happened::AliasChanged { .. }) => "alias_changed",
         Some(Happened::Revoked { .. }) => "revoked",
+        Some(Happened::FriendAsked(_)) => "friend_asked",
+        Some(Happened::FriendAccepted(_)) => "friend_accepted",
+        Some(Happened::AccountCancelled) => "account_cancelled",
+        Some(Happened::Noticed { .. }) => "noticed",
         None => "unknown",
     }
 }

@@ -98,6 +98,7 @@ const ROWS: &[Row] = &[
     gauge("requests", "Requests taken from sockets and not answered yet", |s| &s.requests),
     gauge("loads_waiting", "Loads without an answer yet", |s| &s.loads_waiting),
     gauge("catch_ups", "Devices that catch up or wait for it", |s| &s.catch_ups),
+    gauge("owed", "What homes have to cause in other logs", |s| &s.owed),
 ];
 
 /// The store's sizes: name, meaning, value.

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
+use ringpost_core::account::Ban;
 use ringpost_core::event::{Answer, Operation, UserRow};
 use ringpost_core::ids::UserId;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::Shared;
 use super::auth::{MayRead, MayWrite};
 use super::error::ApiError;
-use super::fields::{Fields, user_id};
+use super::fields::{Fields, PathOf, path_user};
 
 /// A profile is read whenever its user connects.
 const PROFILE_BYTES_MAX: usize = 64 << 10;
@@ -106,7 +106,7 @@ impl Kind {
 pub async fn put(
     _: MayWrite,
     State(shared): State<Arc<Shared>>,
-    id: Result<Path<String>, PathRejection>,
+    id: PathOf<String>,
     fields: Fields,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let user = path_user(id)?;
@@ -129,6 +129,9 @@ pub async fn put(
             let status = if created { StatusCode::CREATED } else { StatusCode::OK };
             Ok((status, Json(shown(&user, &row)?)))
         }
+        Answer::NoSuchUser => {
+            Err(ApiError::conflict("the account was cancelled; its id is not given again"))
+        }
         _ => Err(other_answer()),
     }
 }
@@ -137,7 +140,7 @@ pub async fn put(
 pub async fn read(
     _: MayRead,
     State(shared): State<Arc<Shared>>,
-    id: Result<Path<String>, PathRejection>,
+    id: PathOf<String>,
 ) -> Result<Json<Value>, ApiError> {
     let user = path_user(id)?;
     match shared.ask(Operation::GetUser { user: user.clone() }).await? {
@@ -149,11 +152,6 @@ pub async fn read(
 
 fn other_answer() -> ApiError {
     ApiError::internal("a user's home gave another answer than was asked for")
-}
-
-fn path_user(id: Result<Path<String>, PathRejection>) -> Result<UserId, ApiError> {
-    let Path(id) = id.map_err(|_| ApiError::invalid("id", "is not percent-encoded UTF-8"))?;
-    user_id("id", &id)
 }
 
 /// A user that was created by connecting has no profile yet.
@@ -169,5 +167,12 @@ fn shown(user: &UserId, row: &UserRow) -> Result<Value, ApiError> {
     let mut shown = stored_profile(row)?;
     shown.insert("id".to_owned(), json!(user.as_str()));
     shown.insert("created_ts".to_owned(), json!(row.created_ms));
+    if row.standing.hidden {
+        shown.insert("state".to_owned(), json!("hide"));
+    }
+    if let Some(Ban { until_ms, reason }) = &row.standing.ban {
+        let until = (*until_ms != u64::MAX).then_some(until_ms);
+        shown.insert("ban".to_owned(), json!({ "until": until, "reason": reason }));
+    }
     Ok(Value::Object(shown))
 }

@@ -80,6 +80,18 @@ impl Batch {
                 let key = keys::membership(user, *conversation);
                 self.row_or_none(&key, row.as_deref(), value::put_membership);
             }
+            Entry::Relation { user, other, row } => {
+                self.row_or_none(&keys::relation(user, other), row.as_deref(), value::put_relation);
+            }
+            Entry::Owed { slot, id, owed } => {
+                let key = keys::owed(*slot, *id);
+                match owed {
+                    Some(owed) => self.row_in(Family::Owed, &key, |out| {
+                        value::put_owed(out, owed);
+                    }),
+                    None => self.delete(Family::Owed, &key),
+                }
+            }
             Entry::Device { user, device, row } => {
                 self.row(&keys::device(user, device), |out| value::put_device(out, *row));
             }
@@ -274,7 +286,10 @@ mod tests {
 
     fn user(profile: usize) -> Entry {
         let user = UserId::parse("ann").expect("valid");
-        Entry::User { user, row: UserRow { created_ms: 1, profile: "x".repeat(profile) } }
+        Entry::User {
+            user,
+            row: UserRow { created_ms: 1, profile: "x".repeat(profile), ..UserRow::default() },
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum Family {
     Rows = 4,
     /// What shall be sent later; nothing is written yet.
     Due = 5,
-    /// What one home owes another log; nothing is written yet.
+    /// What one home owes another log.
     Owed = 6,
     /// The store itself.
     Meta = 7,
@@ -70,6 +70,8 @@ impl Family {
 
 /// Bytes of a conversation's key: slot and hash.
 pub const CONV_BYTES: usize = 2 + 16;
+/// Bytes of an `owed` key.
+pub const OWED_BYTES: usize = 2 + 12;
 /// Bytes of a `log` key.
 pub const LOG_BYTES: usize = CONV_BYTES + 8;
 
@@ -82,6 +84,7 @@ mod kind {
     pub const MARK: u8 = b'm';
     pub const MEMBER: u8 = b'r';
     pub const MEMBERSHIP: u8 = b'g';
+    pub const RELATION: u8 = b'f';
     pub const USER: u8 = b'u';
 }
 
@@ -264,10 +267,10 @@ pub fn member(group: &GroupId, user: &UserId) -> Key {
     key
 }
 
-/// The end of a roster's key: the user.
-pub fn parse_member(bytes: &[u8]) -> Result<UserId, Malformed> {
+/// The end of a roster's or a relation's key: the user.
+pub fn parse_user(bytes: &[u8]) -> Result<UserId, Malformed> {
     let user = std::str::from_utf8(bytes).ok().and_then(UserId::parse);
-    user.ok_or(Malformed("a roster's key has no user id"))
+    user.ok_or(Malformed("a key does not end in a user id"))
 }
 
 /// `rows`: all memberships of a user begin with this.
@@ -278,6 +281,34 @@ pub fn memberships(user: &UserId) -> Key {
 /// `rows`: a membership.
 pub fn membership(user: &UserId, conversation: ConvKey) -> Key {
     memberships(user).conversation(conversation)
+}
+
+/// `rows`: all that a user is to others begins with this.
+pub fn relations(user: &UserId) -> Key {
+    Key::row(user.slot(), kind::RELATION).user(user)
+}
+
+/// `rows`: what a user is to another.
+pub fn relation(user: &UserId, other: &UserId) -> Key {
+    let mut key = relations(user);
+    key.push(other.as_str().as_bytes());
+    key
+}
+
+/// `owed`: slot of the cause, id.
+pub fn owed(slot: Slot, id: MessageId) -> [u8; OWED_BYTES] {
+    let mut key = [0; OWED_BYTES];
+    key[..2].copy_from_slice(&slot.0.to_be_bytes());
+    key[2..].copy_from_slice(&id.0);
+    key
+}
+
+/// The inverse of [`owed`].
+pub fn parse_owed(bytes: &[u8]) -> Result<(Slot, MessageId), Malformed> {
+    let bytes: &[u8; OWED_BYTES] =
+        bytes.try_into().map_err(|_| Malformed("a key of what is owed is not 14 bytes"))?;
+    let slot = Slot(u16::from_be_bytes([bytes[0], bytes[1]]));
+    Ok((slot, MessageId(bytes[2..].try_into().expect("12 of the 14 bytes are left"))))
 }
 
 /// `rows`: a conversation's full name.
@@ -387,6 +418,9 @@ mod tests {
         assert_eq!(*group(&team), *expect(&[&home, b"Gteam\0"]));
         assert_eq!(*member(&team, &ann), *expect(&[&home, b"rteam\0ann"]));
         assert_eq!(*membership(&ann, conv_key(4)), *expect(&[&slot, b"gann\0", &[0, 4], &[4; 16]]));
+        let bob = user_id("bob");
+        assert_eq!(*relation(&ann, &bob), *expect(&[&slot, b"fann\0bob"]));
+        assert_eq!(owed(Slot(258), MessageId([7; 12])), *expect(&[&[1, 2], &[7; 12]]));
         assert_eq!(*conversation(conv_key(5)), *expect(&[&[0, 5], b"C", &[5; 16]]));
         assert_eq!(*lease(ShardId(258)), *b"lease/\x01\x02");
     }
@@ -424,6 +458,9 @@ mod tests {
         assert!((0..whole).all(|end| parse_row(&full[..end]).is_err()));
         let key = device(&user_id("ann"), &phone());
         assert_eq!(parse_device(&key[devices(&user_id("ann")).len()..]), Ok(phone()));
+        let key = owed(Slot(9), MessageId([8; 12]));
+        assert_eq!(parse_owed(&key), Ok((Slot(9), MessageId([8; 12]))));
+        assert!(parse_owed(&key[1..]).is_err());
         assert!(parse_conv(&[0; 17]).is_err());
         assert!(log_seq(&[0; 25]).is_err());
         assert!(parse_device(b"").is_err());

@@ -7,8 +7,12 @@ use ringpost_core::event::{
     ConversationLoaded, InboxMark, Load, Loaded, MemberLoaded, MemberRow, MembershipLoaded, OPEN,
     Position, UserLoaded,
 };
-use ringpost_core::ids::{ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, UserId};
+use ringpost_core::ids::{
+    ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot, UserId,
+};
+use ringpost_core::owed::Owed;
 use ringpost_core::record::Page;
+use ringpost_core::relations::RelationRow;
 
 use crate::error::{LogError, Malformed, hex};
 use crate::keys::{self, Family};
@@ -94,6 +98,16 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         Load::Memberships { user, after, limit } => {
             memberships(view, user, *after, *limit).map(Loaded::Memberships)
         }
+        Load::Users { users } => {
+            let of = |user: &UserId| view.get(Family::Rows, &keys::user(user), value::user);
+            users.iter().map(of).collect::<Result<_, _>>().map(Loaded::Users)
+        }
+        Load::Relations { user, after, limit, friends } => {
+            relations(view, user, after.as_ref(), *limit, *friends).map(Loaded::Relations)
+        }
+        Load::Owed { shard, shards, after, limit } => {
+            owed(view, *shard, *shards, *after, *limit).map(Loaded::Owed)
+        }
         Load::Cursors { user, conversation } => {
             cursors(view, user, *conversation).map(Loaded::Cursors)
         }
@@ -155,6 +169,16 @@ fn conversation(
             // The one is the other, too.
             loaded.exists[1] = loaded.exists[0];
         }
+        if let Conversation::Private { low, high } = name
+            && low != high
+        {
+            let of =
+                |user, other| view.get(Family::Rows, &keys::relation(user, other), value::relation);
+            let both = [of(low, high)?, of(high, low)?];
+            if both.iter().any(Option::is_some) {
+                loaded.relations = Some(Box::new(both.map(Option::unwrap_or_default)));
+            }
+        }
         if let Conversation::Group(group) = name {
             let row = view.get(Family::Rows, &keys::group(group), value::group)?;
             loaded.group = row.map(Box::new);
@@ -165,7 +189,7 @@ fn conversation(
 }
 
 fn exists(view: &impl View, user: &UserId) -> Result<bool, Miss> {
-    Ok(view.get(Family::Rows, &keys::user(user), |_| Ok(()))?.is_some())
+    Ok(view.get(Family::Rows, &keys::user(user), value::user_exists)?.unwrap_or(false))
 }
 
 fn message(
@@ -234,10 +258,63 @@ fn roster(
         if members.len() == limit as usize {
             return Ok(ControlFlow::Break(()));
         }
-        members.push((keys::parse_member(&key[prefix.len()..])?, value::member(value)?));
+        members.push((keys::parse_user(&key[prefix.len()..])?, value::member(value)?));
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(members)
+}
+
+fn relations(
+    view: &impl View,
+    user: &UserId,
+    after: Option<&UserId>,
+    limit: u32,
+    friends: bool,
+) -> Result<Vec<(UserId, RelationRow)>, Miss> {
+    let prefix = keys::relations(user);
+    // The smallest key behind a user's: one byte longer.
+    let mut from =
+        after.map_or_else(|| prefix.to_vec(), |after| keys::relation(user, after).to_vec());
+    if after.is_some() {
+        from.push(0);
+    }
+    let mut relations = vec![];
+    view.scan(Family::Rows, &from, &prefix.end(), |key, value| {
+        if relations.len() == limit as usize {
+            return Ok(ControlFlow::Break(()));
+        }
+        let row = value::relation(value)?;
+        if !friends || row.friends_ms > 0 {
+            relations.push((keys::parse_user(&key[prefix.len()..])?, row));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(relations)
+}
+
+fn owed(
+    view: &impl View,
+    shard: ShardId,
+    shards: u16,
+    after: Option<(Slot, MessageId)>,
+    limit: u32,
+) -> Result<Vec<(Slot, MessageId, Owed)>, Miss> {
+    let mut from = after.map_or_else(Vec::new, |(slot, id)| keys::owed(slot, id).to_vec());
+    if after.is_some() {
+        from.push(0);
+    }
+    let mut found = vec![];
+    view.scan(Family::Owed, &from, &keys::owed(Slot(SLOTS), MessageId([0; 12])), |key, value| {
+        if found.len() == limit as usize {
+            return Ok(ControlFlow::Break(()));
+        }
+        let (slot, id) = keys::parse_owed(key)?;
+        if slot.shard(shards) == shard {
+            found.push((slot, id, value::owed(value)?));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
 }
 
 fn memberships(

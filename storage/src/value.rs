@@ -3,12 +3,15 @@
 //!
 //! Encoders append to the caller's buffer; decoders trust nothing.
 
+use ringpost_core::account::{Ban, Standing};
 use ringpost_core::event::{
     DeviceRow, GroupRow, JoinPolicy, MemberRole, MemberRow, MembershipRow, Position, Stored,
     UserRow,
 };
 use ringpost_core::ids::{ConvKey, ConvKind, Conversation, GroupId, MessageId, UserId};
 use ringpost_core::limits::DEDUP_KEPT_MS;
+use ringpost_core::owed::{CancelStep, Owed};
+use ringpost_core::relations::{RelationRow, Terms};
 
 use crate::error::Malformed;
 use crate::keys;
@@ -176,24 +179,191 @@ pub fn membership(value: &[u8]) -> Result<MembershipRow, Malformed> {
     Ok(MembershipRow { group, ranges })
 }
 
+/// A text with its length in front.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let len = u16::try_from(text.len()).expect("a text of a row is within its limit");
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
 /// An id, ended by a zero byte: ids have none.
 fn put_id(out: &mut Vec<u8>, id: &str) {
     out.extend_from_slice(id.as_bytes());
     out.push(0);
 }
 
+/// The version of a user about whom there is more than a profile.
+const STANDING_VERSION: u8 = 2;
+
 /// `rows`: a user.
 pub fn put_user(out: &mut Vec<u8>, row: &UserRow) {
-    out.push(VERSION);
+    let plain = row.standing == Standing::default();
+    out.push(if plain { VERSION } else { STANDING_VERSION });
     out.extend_from_slice(&row.created_ms.to_be_bytes());
+    if !plain {
+        put_standing(out, &row.standing);
+    }
     out.extend_from_slice(row.profile.as_bytes());
+}
+
+fn put_standing(out: &mut Vec<u8>, standing: &Standing) {
+    let Standing { hidden, ban, cancelled_ms } = standing;
+    out.push(u8::from(*hidden) | u8::from(ban.is_some()) << 1);
+    out.extend_from_slice(&cancelled_ms.to_be_bytes());
+    if let Some(ban) = ban {
+        out.extend_from_slice(&ban.until_ms.to_be_bytes());
+        put_text(out, &ban.reason);
+    }
 }
 
 /// The inverse of [`put_user`].
 pub fn user(value: &[u8]) -> Result<UserRow, Malformed> {
+    let (version, mut fields) = user_fields(value)?;
+    let created_ms = fields.u64()?;
+    let mut standing = Standing::default();
+    if version == STANDING_VERSION {
+        let [flags] = *fields.take()?;
+        if flags > 0b11 {
+            return Err(Malformed("a user has flags of a later version"));
+        }
+        standing.hidden = flags & 1 != 0;
+        standing.cancelled_ms = fields.u64()?;
+        if flags & 2 != 0 {
+            standing.ban = Some(Ban { until_ms: fields.u64()?, reason: fields.text()? });
+        }
+    }
+    Ok(UserRow { created_ms, profile: fields.rest_text()?, standing })
+}
+
+fn user_fields(value: &[u8]) -> Result<(u8, Fields<'_>), Malformed> {
+    match value.split_first() {
+        Some((&STANDING_VERSION, rest)) => Ok((STANDING_VERSION, Fields { rest })),
+        _ => Ok((VERSION, Fields::of(value)?)),
+    }
+}
+
+/// Whether a user of this value can be written to: not if it was cancelled. Looks at no more.
+pub fn user_exists(value: &[u8]) -> Result<bool, Malformed> {
+    let (version, mut fields) = user_fields(value)?;
+    if version == VERSION {
+        return Ok(true);
+    }
+    let (_created_ms, _flags) = (fields.u64()?, fields.take::<1>()?);
+    Ok(fields.u64()? == 0)
+}
+
+/// `rows`: what a user is to another.
+pub fn put_relation(out: &mut Vec<u8>, row: &RelationRow) {
+    let RelationRow { friends_ms, ended_ms, blocked_ms, asked_ms, terms } = row;
+    out.push(VERSION);
+    for ms in [friends_ms, ended_ms, blocked_ms, asked_ms] {
+        out.extend_from_slice(&ms.to_be_bytes());
+    }
+    out.push(u8::from(terms.do_not_look) | u8::from(terms.do_not_show) << 1);
+    terms.texts().into_iter().for_each(|text| put_text(out, text));
+}
+
+/// The inverse of [`put_relation`].
+pub fn relation(value: &[u8]) -> Result<RelationRow, Malformed> {
     let mut fields = Fields::of(value)?;
-    let (created_ms, profile) = (fields.u64()?, fields.rest_text()?);
-    Ok(UserRow { created_ms, profile })
+    let [friends_ms, ended_ms, blocked_ms, asked_ms] =
+        [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+    let [flags] = *fields.take()?;
+    if flags > 0b11 {
+        return Err(Malformed("a relation has flags of a later version"));
+    }
+    let terms = Terms {
+        source: fields.text()?,
+        message: fields.text()?,
+        remark: fields.text()?,
+        role: fields.text()?,
+        tag: fields.text()?,
+        do_not_look: flags & 1 != 0,
+        do_not_show: flags & 2 != 0,
+    };
+    fields.end()?;
+    Ok(RelationRow { friends_ms, ended_ms, blocked_ms, asked_ms, terms })
+}
+
+/// Kinds of what is owed.
+mod owed_kind {
+    pub const NOTICE: u8 = 1;
+    pub const PART: u8 = 2;
+    pub const LEAVE: u8 = 3;
+    pub const CANCEL_RELATIONS: u8 = 4;
+    pub const CANCEL_MEMBERSHIPS: u8 = 5;
+}
+
+/// `owed`: what one home owes.
+pub fn put_owed(out: &mut Vec<u8>, owed: &Owed) {
+    let optional = |user: &Option<UserId>, out: &mut Vec<u8>| {
+        put_id(out, user.as_ref().map_or("", UserId::as_str));
+    };
+    out.push(VERSION);
+    match owed {
+        Owed::Notice { user, cause, content } => {
+            out.push(owed_kind::NOTICE);
+            put_id(out, user.as_str());
+            put_id(out, cause.as_str());
+            out.extend_from_slice(content);
+        }
+        Owed::Part { user, other } => {
+            out.push(owed_kind::PART);
+            put_id(out, user.as_str());
+            put_id(out, other.as_str());
+        }
+        Owed::Leave { user, group, heir } => {
+            out.push(owed_kind::LEAVE);
+            put_id(out, user.as_str());
+            put_id(out, group.as_str());
+            optional(heir, out);
+        }
+        Owed::Cancel { user, heir, done: CancelStep::Relations(done) } => {
+            out.push(owed_kind::CANCEL_RELATIONS);
+            put_id(out, user.as_str());
+            optional(heir, out);
+            optional(done, out);
+        }
+        Owed::Cancel { user, heir, done: CancelStep::Memberships(done) } => {
+            out.push(owed_kind::CANCEL_MEMBERSHIPS);
+            put_id(out, user.as_str());
+            optional(heir, out);
+            done.iter().for_each(|done| out.extend_from_slice(&keys::conv(*done)));
+        }
+    }
+}
+
+/// The inverse of [`put_owed`].
+pub fn owed(value: &[u8]) -> Result<Owed, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let [kind] = *fields.take()?;
+    let user = fields.user()?;
+    let owed = match kind {
+        owed_kind::NOTICE => {
+            let cause = fields.user()?;
+            let content = std::mem::take(&mut fields.rest).to_vec();
+            Owed::Notice { user, cause, content }
+        }
+        owed_kind::PART => Owed::Part { user, other: fields.user()? },
+        owed_kind::LEAVE => {
+            let group = fields.group()?;
+            Owed::Leave { user, group, heir: fields.optional_user()? }
+        }
+        owed_kind::CANCEL_RELATIONS => {
+            let heir = fields.optional_user()?;
+            let done = CancelStep::Relations(fields.optional_user()?);
+            Owed::Cancel { user, heir, done }
+        }
+        owed_kind::CANCEL_MEMBERSHIPS => {
+            let heir = fields.optional_user()?;
+            let done = std::mem::take(&mut fields.rest);
+            let done = (!done.is_empty()).then(|| keys::parse_conv(done)).transpose()?;
+            Owed::Cancel { user, heir, done: CancelStep::Memberships(done) }
+        }
+        _ => return Err(Malformed("something owed is of a later version")),
+    };
+    fields.end()?;
+    Ok(owed)
 }
 
 /// `rows`: a device.
@@ -299,6 +469,23 @@ impl<'a> Fields<'a> {
         GroupId::parse(self.id()?).ok_or(Malformed("a group id is not one"))
     }
 
+    /// A user id, or none.
+    fn optional_user(&mut self) -> Result<Option<UserId>, Malformed> {
+        match self.id()? {
+            "" => Ok(None),
+            id => UserId::parse(id).map(Some).ok_or(Malformed("a user id is not one")),
+        }
+    }
+
+    /// A text with its length in front.
+    fn text(&mut self) -> Result<String, Malformed> {
+        let len = usize::from(u16::from_be_bytes(*self.take()?));
+        let cut = self.rest.split_at_checked(len);
+        let (text, rest) = cut.ok_or(Malformed("a text ends too early"))?;
+        self.rest = rest;
+        std::str::from_utf8(text).map(str::to_owned).map_err(|_| Malformed("a text is not UTF-8"))
+    }
+
     /// All that is left, as text.
     fn rest_text(&mut self) -> Result<String, Malformed> {
         let text = std::str::from_utf8(std::mem::take(&mut self.rest));
@@ -385,9 +572,15 @@ mod tests {
         let bytes = [&[1][..], b"team\0", &u64s(&[2, 4, 5, u64::MAX])].concat();
         check(&row, |out| put_membership(out, &row), membership, &bytes);
 
-        let row = UserRow { created_ms: 6, profile: "{}".into() };
+        let row = UserRow { created_ms: 6, profile: "{}".into(), ..UserRow::default() };
         let bytes = [&[1][..], &u64s(&[6]), b"{}"].concat();
         check(&row, |out| put_user(out, &row), user, &bytes);
+        assert_eq!(user_exists(&bytes), Ok(true));
+
+        let terms = Terms { message: "hi".into(), do_not_show: true, ..Terms::default() };
+        let row = RelationRow { friends_ms: 6, ended_ms: 7, blocked_ms: 8, asked_ms: 9, terms };
+        let bytes = [&[1][..], &u64s(&[6, 7, 8, 9]), b"\x02\0\0\0\x02hi\0\0\0\0\0\0"].concat();
+        check(&row, |out| put_relation(out, &row), relation, &bytes);
 
         let row = DeviceRow { created_ms: 6, seen_ms: 7 };
         check(&row, |out| put_device(out, row), device, &[&[1][..], &u64s(&[6, 7])].concat());
@@ -397,6 +590,53 @@ mod tests {
         check(&at, |out| put_position(out, &at), position, &bytes);
 
         check(&9, |out| put_mark(out, 9), mark, &[&[1][..], &u64s(&[9])].concat());
+    }
+
+    #[test]
+    fn a_user_has_a_standing_where_there_is_one() {
+        let ban = Ban { until_ms: 9, reason: "r".into() };
+        let standing = Standing { hidden: true, ban: Some(ban), cancelled_ms: 0 };
+        let mut row = UserRow { created_ms: 6, profile: "{}".into(), standing };
+        let bytes = [&[2][..], &u64s(&[6]), &[3], &u64s(&[0, 9]), b"\0\x01r{}"].concat();
+        let mut out = vec![];
+        put_user(&mut out, &row);
+        assert_eq!(out, bytes);
+        assert_eq!((user(&out).as_ref(), user_exists(&out)), (Ok(&row), Ok(true)));
+        row.standing = Standing { cancelled_ms: 5, ..Standing::default() };
+        out.clear();
+        put_user(&mut out, &row);
+        assert_eq!((user(&out).as_ref(), user_exists(&out)), (Ok(&row), Ok(false)));
+        for end in 0..out.len() {
+            assert_ne!(user(&out[..end]).as_ref(), Ok(&row), "cut at {end}");
+        }
+        assert!(user_exists(b"\x03").is_err(), "of a later version");
+    }
+
+    #[test]
+    fn what_is_owed_is_the_bytes_of_the_format_document() {
+        let [ann, bob] = ["ann", "bob"].map(|id| UserId::parse(id).expect("valid"));
+        let (heir, group) = (Some(bob.clone()), GroupId::parse("team").expect("valid"));
+        let conv = ConvKey { slot: Slot(1), hash: [9; 16] };
+        let cancel = |heir, done| Owed::Cancel { user: ann.clone(), heir, done };
+        let memberships = [&b"\x01\x05ann\0\0\0\x01"[..], &[9; 16]].concat();
+        let content = b"x".to_vec();
+        let cases: [(Owed, &[u8]); 7] = [
+            (
+                Owed::Notice { user: ann.clone(), cause: bob.clone(), content },
+                b"\x01\x01ann\0bob\0x",
+            ),
+            (Owed::Part { user: ann.clone(), other: bob.clone() }, b"\x01\x02ann\0bob\0"),
+            (Owed::Leave { user: ann.clone(), group, heir: None }, b"\x01\x03ann\0team\0\0"),
+            (cancel(heir.clone(), CancelStep::Relations(None)), b"\x01\x04ann\0bob\0\0"),
+            (cancel(None, CancelStep::Relations(heir)), b"\x01\x04ann\0\0bob\0"),
+            (cancel(None, CancelStep::Memberships(None)), b"\x01\x05ann\0\0"),
+            (cancel(None, CancelStep::Memberships(Some(conv))), &memberships),
+        ];
+        for (expect, bytes) in cases {
+            check(&expect, |out| put_owed(out, &expect), owed, bytes);
+        }
+        assert!(owed(b"\x01\x09ann\0").is_err(), "of a later version");
+        assert!(owed(b"\x01\x02ann\0bob\0x").is_err(), "too long");
     }
 
     #[test]

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use ringpost_core::account::AccountOperation;
 use ringpost_core::command::GroupOperation;
 use ringpost_core::dialect::Settings;
 use ringpost_core::event::{Answer, CloseHow, ControlId, Load, LoadId, Operation, Outputs, Routed};
 use ringpost_core::ids::{ConnId, DeviceId, Dialect, GroupId, ShardId, Slot, UserId};
 use ringpost_core::rate::RateLimits;
+use ringpost_core::relations::{PrivatePolicy, RelationOperation};
 use ringpost_core::session::{Client as ClientWords, Hello, Login};
 use ringpost_core::shard::links::delivery_bytes;
 use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
@@ -65,7 +67,19 @@ pub struct World {
 
 impl World {
     pub fn new(shards: u16) -> World {
-        World::on(Fake::new(SEED), shards, Now { mono_us: 1, wall_ms: 1_700_000_000_000 })
+        World::with(shards, |_| ())
+    }
+
+    /// A new store under this policy.
+    pub fn with_policy(shards: u16, policy: PrivatePolicy) -> World {
+        World::with(shards, |config| config.private_policy = policy)
+    }
+
+    /// A process that tells nobody for a while who comes and goes.
+    pub fn quiet(log: Fake, shards: u16, now: Now, quiet_ms: u64) -> World {
+        let mut world = World::idle(log, shards, now, |config| config.presence_quiet_ms = quiet_ms);
+        world.advance_ms(0);
+        world
     }
 
     /// The same, with other settings than the default ones.
@@ -80,6 +94,18 @@ impl World {
     pub fn on(log: Fake, shards: u16, now: Now) -> World {
         let mut world = World::idle(log, shards, now, |_| ());
         world.advance_ms(0);
+        world
+    }
+
+    /// The same, in which nothing becomes durable by itself but the first id leases.
+    pub fn on_uncommitted(log: Fake, shards: u16, now: Now) -> World {
+        let mut world = World::idle(log, shards, now, |_| ());
+        world.commits = false;
+        world.advance_ms(0);
+        for shard in 0..usize::from(shards) {
+            world.commit(shard);
+        }
+        world.settle();
         world
     }
 
@@ -102,6 +128,8 @@ impl World {
                 node: opening.node,
                 id_leased: opening.leased,
                 auto_create_users: true,
+                private_policy: PrivatePolicy::Anyone,
+                presence_quiet_ms: 0,
                 revoke_within_ms: 120_000,
                 deflate_level: 1,
                 dialects: Settings::default(),
@@ -193,6 +221,25 @@ impl World {
     pub fn group(&mut self, group: &str, operation: GroupOperation) -> Answer {
         let group = GroupId::parse(group).expect("a valid id");
         let answer = self.ask(Operation::Group { group, operation });
+        answer.expect("commits are made and loads answered")
+    }
+
+    /// Creates a user, or changes it.
+    pub fn put_user(&mut self, user: &str, profile: &str) {
+        let user = UserId::parse(user).expect("a valid id");
+        let put = Operation::PutUser { user, profile: profile.to_owned() };
+        let put = self.ask(put).expect("commits are made and loads answered");
+        assert!(matches!(put, Answer::User { .. }), "{put:?}");
+    }
+
+    pub fn relation(&mut self, operation: RelationOperation) -> Answer {
+        let answer = self.ask(Operation::Relation(Box::new(operation)));
+        answer.expect("commits are made and loads answered")
+    }
+
+    pub fn account(&mut self, user: &str, operation: AccountOperation) -> Answer {
+        let user = UserId::parse(user).expect("a valid id");
+        let answer = self.ask(Operation::Account { user, operation });
         answer.expect("commits are made and loads answered")
     }
 
@@ -346,6 +393,11 @@ impl World {
         let loaded = self.log.load(&load).expect("the fake does not fail");
         self.input(shard, Input::Loaded { id, loaded });
         true
+    }
+
+    /// How many messages between shards, of those that `is` says, have not arrived.
+    pub fn under_way(&self, is: impl Fn(&Routed) -> bool) -> usize {
+        self.mesh.iter().filter(|(_, _, routed)| is(routed)).count()
     }
 
     /// Brings the oldest message between shards to its shard.

@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod hashids;
+mod notices;
 pub mod s2c;
 pub mod sign;
 
@@ -27,6 +28,8 @@ use crate::limits::{CLIENT_WORD_BYTES_MAX, CONTENT_BYTES_MAX, DEVICE_ID_BYTES_MA
 use crate::record::{Kind, Record};
 use crate::session::{Client, Login, LoginFault};
 use crate::ws::handshake::Request;
+
+pub use notices::{write_dismissal, write_presence};
 
 /// Client message ids have 1 to 40 bytes.
 const ID_BYTES_MAX: usize = 40;
@@ -394,11 +397,12 @@ pub fn wire_id(record: &Record<'_>) -> MessageId {
     own.then(|| MessageId::parse_xid(record.client_id.as_bytes())).flatten().unwrap_or(record.id)
 }
 
-/// The id under which receivers acknowledge what happened.
-pub fn event_id(happened: &Happened, record: &Record<'_>) -> MessageId {
+/// The id under which receivers acknowledge what happened, for comparing: friend requests have ids
+/// that are no xids.
+pub fn event_id(settings: &Settings, happened: &Happened, record: &Record<'_>) -> MessageId {
     match happened {
         Happened::Revoked { wire, .. } => *wire,
-        _ => record.id,
+        _ => notices::friend_id(settings, happened).map_or(record.id, |id| MessageId::key_of(&id)),
     }
 }
 
@@ -407,7 +411,13 @@ pub fn shows(happened: &Happened, record: &Record<'_>, to: &str) -> bool {
     match happened {
         // The members before the change; who joins is not told.
         Happened::MembersJoined { users } => !users.iter().any(|user| user == to),
-        Happened::MembersLeft { .. } | Happened::Dissolved | Happened::AliasChanged { .. } => true,
+        Happened::MembersLeft { .. }
+        | Happened::Dissolved
+        | Happened::AliasChanged { .. }
+        | Happened::FriendAsked(_)
+        | Happened::FriendAccepted(_)
+        | Happened::AccountCancelled
+        | Happened::Noticed { .. } => true,
         // The one who revoked it has his own answer.
         Happened::Revoked { .. } => record.sender != to,
     }
@@ -464,6 +474,10 @@ pub fn write_event(
         Happened::MembersLeft { .. } => "group_member_leave",
         Happened::Dissolved => "group_dissolve",
         Happened::AliasChanged { .. } => "group_member_alias",
+        Happened::FriendAsked(_)
+        | Happened::FriendAccepted(_)
+        | Happened::AccountCancelled
+        | Happened::Noticed { .. } => return notices::write(settings, happened, record, to, out),
     };
     begin_message(settings, &record.id, "S2C", record.sender, to, out);
     out.extend_from_slice(b",\"payload\":{\"msg_type\":\"");
@@ -490,7 +504,7 @@ pub fn write_event(
             out.push(b'"');
             write_alias(alias, description, record.time_ms, out);
         }
-        Happened::Dissolved | Happened::Revoked { .. } => {}
+        _ => {}
     }
     out.push(b'}');
     if let Happened::AliasChanged { alias, description, .. } = happened {
@@ -536,8 +550,20 @@ fn begin_message(
     to: &str,
     out: &mut Vec<u8>,
 ) {
+    begin_frame(settings, &id.to_xid(), kind, from, to, out);
+}
+
+/// The same with any id that has nothing that JSON escapes.
+fn begin_frame(
+    settings: &Settings,
+    id: &[u8],
+    kind: &str,
+    from: &str,
+    to: &str,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(&id.to_xid());
+    out.extend_from_slice(id);
     out.extend_from_slice(b"\",\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"from\":\"");
@@ -621,7 +647,8 @@ pub fn write_refusal(
         | Refusal::NotRevocable
         | Refusal::RateLimited
         | Refusal::GroupExists
-        | Refusal::GroupFull => 3,
+        | Refusal::GroupFull
+        | Refusal::NoSuchRequest => 3,
         Refusal::SenderUnknown => 706,
         // The app has screens of its own for these two.
         Refusal::NotAFriend => {

@@ -12,6 +12,7 @@ use crate::limits::{
     CATCH_UPS_MAX, DEVICE_FORGOTTEN_MS, DEVICE_SEEN_MS, INBOX_PAGE, MEMBERSHIPS_PAGE,
     USER_CONNECTIONS_MAX, USER_DEVICES_MAX,
 };
+use crate::relations::PrivatePolicy;
 use crate::session::{Hello, Login, LoginFault};
 use crate::shard::sessions::State;
 use crate::shard::users::{Cursor, Device, Live, UserRef, Waiter};
@@ -43,12 +44,19 @@ impl Shard {
             return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
         }
         let user = match &operation {
-            Operation::PutUser { user, .. } | Operation::GetUser { user } => user,
-            Operation::Group { .. } | Operation::Post(_) | Operation::Find { .. } => {
+            Operation::PutUser { user, .. }
+            | Operation::GetUser { user }
+            | Operation::Friends { user, .. }
+            | Operation::Account { user, .. } => user.clone(),
+            Operation::Group { .. }
+            | Operation::Relation(_)
+            | Operation::Notice { .. }
+            | Operation::Post(_)
+            | Operation::Find { .. } => {
                 return self.elsewhere(id, operation, effects);
             }
         };
-        let user = self.user(user, effects);
+        let user = self.user(&user, effects);
         self.wait_for_user(user, Waiter::Control(id, operation), effects);
     }
 
@@ -62,7 +70,12 @@ impl Shard {
             Operation::Find { id: message } => {
                 self.load(Waiting::Find { id }, Load::Find { id: message }, effects);
             }
-            Operation::PutUser { .. } | Operation::GetUser { .. } => unreachable!("about a user"),
+            Operation::Relation(operation) => self.relation(id, *operation, effects),
+            Operation::Notice { user, notice } => self.notice(id, &user, notice, effects),
+            Operation::PutUser { .. }
+            | Operation::GetUser { .. }
+            | Operation::Friends { .. }
+            | Operation::Account { .. } => unreachable!("about a user"),
         }
     }
 
@@ -121,7 +134,20 @@ impl Shard {
     ) {
         let wall_ms = self.now.wall_ms;
         let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let cancelled = owner.row.as_ref().is_some_and(|row| row.standing.cancelled_ms > 0);
         let answer = match operation {
+            Operation::Account { operation, .. } => {
+                let answer = self.account(user, operation, effects);
+                // With the last connection the user may have been forgotten: all of it is durable.
+                let turn = self.users.get(user).map_or(0, |owner| owner.turn);
+                return self.out(effects, turn).answers.push((id, answer));
+            }
+            _ if cancelled => Answer::NoSuchUser,
+            Operation::Friends { user, after, limit } if owner.row.is_some() => {
+                let load = Load::Relations { user, after, limit, friends: true };
+                return self.load(Waiting::Friends { id }, load, effects);
+            }
+            Operation::Friends { .. } => Answer::NoSuchUser,
             Operation::PutUser { profile, .. } => {
                 let created = owner.row.is_none();
                 let row = owner.row.get_or_insert_default();
@@ -130,20 +156,26 @@ impl Shard {
                 }
                 row.profile = profile;
                 let row = row.clone();
-                owner.turn = effects.turn;
-                let user = owner.id.clone();
-                effects.entries.push(Entry::User { user, row: row.clone() });
+                let id = owner.id.clone();
+                self.write_user(user, effects);
+                if self.config.private_policy == PrivatePolicy::Contacts {
+                    self.tell_changed(&id, effects);
+                }
                 Answer::User { row, created }
             }
             Operation::GetUser { .. } => match &owner.row {
                 Some(row) => Answer::User { row: row.clone(), created: false },
                 None => Answer::NoSuchUser,
             },
-            Operation::Group { .. } | Operation::Post(_) | Operation::Find { .. } => {
+            Operation::Group { .. }
+            | Operation::Relation(_)
+            | Operation::Notice { .. }
+            | Operation::Post(_)
+            | Operation::Find { .. } => {
                 unreachable!("it needs no user")
             }
         };
-        let turn = owner.turn;
+        let turn = self.users.get(user).expect("it waits for nothing").turn;
         self.out(effects, turn).answers.push((id, answer));
     }
 
@@ -155,7 +187,11 @@ impl Shard {
         };
         let wall_ms = self.now.wall_ms;
         let owner = self.users.get_mut(user).expect("looked up by the caller");
-        if owner.row.is_none() && !self.config.auto_create_users {
+        let refused = match &owner.row {
+            Some(row) => row.standing.refuses(wall_ms),
+            None => !self.config.auto_create_users,
+        };
+        if refused {
             self.set_state(conn, State::Refused, 0);
             write_bytes(&mut effects.now, conn, &switching);
             return self.refuse_login(conn, LoginFault::TokenInvalid, effects);
@@ -165,7 +201,8 @@ impl Shard {
             return self.refuse_upgrade(conn, HttpRefusal::Unavailable, effects);
         }
         if owner.row.is_none() {
-            let row = UserRow { created_ms: wall_ms, profile: "{}".to_owned() };
+            let profile = "{}".to_owned();
+            let row = UserRow { created_ms: wall_ms, profile, ..UserRow::default() };
             owner.row = Some(row.clone());
             owner.turn = effects.turn;
             effects.entries.push(Entry::User { user: owner.id.clone(), row });
@@ -189,13 +226,17 @@ impl Shard {
         let device = &mut owner.devices[index as usize];
         match &mut device.live {
             Some(live) => live.conns.push(conn),
-            None => device.live = Some(Box::new(Live::new(conn, self.epoch, new, turn))),
+            None => {
+                let live = Live::new(conn, self.epoch, wall_ms, new, turn);
+                device.live = Some(Box::new(live));
+            }
         }
         let first = device.live.as_ref().is_some_and(|live| live.epoch == self.epoch);
         self.set_state(conn, State::Live { user, device: index }, turn);
         self.sessions.get_mut(conn).expect("a waiting connection is still open").client = client;
         write_bytes(self.out(effects, turn), conn, &switching);
         self.arm_refresh(conn, expires_ms);
+        self.presence_changed(user, effects);
         self.tell_other_devices(user, conn, turn, effects);
         if first {
             self.queue_catch_up(user, index, self.epoch, effects);
@@ -297,6 +338,7 @@ impl Shard {
                 if live.conns.is_empty() {
                     self.device_left(user, device, effects);
                 }
+                self.presence_changed(user, effects);
                 self.leave_if_idle(user);
             }
         }
@@ -335,7 +377,7 @@ impl Shard {
         }
     }
 
-    fn leave_if_idle(&mut self, user: UserRef) {
+    pub(crate) fn leave_if_idle(&mut self, user: UserRef) {
         let Some(owner) = self.users.get(user) else { return };
         if owner.is_idle() {
             self.leaving.push_back((owner.turn, user));
@@ -420,6 +462,10 @@ impl Shard {
     pub(crate) fn live(&mut self, user: UserRef, device: u32, epoch: u32) -> Option<&mut Live> {
         let device = self.users.get_mut(user)?.devices.get_mut(device as usize)?;
         device.live.as_deref_mut().filter(|live| live.epoch == epoch)
+    }
+
+    fn live_now(&mut self, user: UserRef, device: u32) -> Option<&mut Live> {
+        self.users.get_mut(user)?.devices.get_mut(device as usize)?.live.as_deref_mut()
     }
 
     pub(crate) fn marks_loaded(
@@ -618,9 +664,19 @@ impl Shard {
     /// One conversation in which the device may have something to get.
     fn mark_loaded(&mut self, user: UserRef, device: u32, mark: InboxMark, effects: &mut Effects) {
         let InboxMark { conversation: key, seq, head, cursors } = mark;
+        let owner = self.users.get(user).expect("it has a live device");
+        let notices = Conversation::Notice(owner.id.clone()).key(self.config.secret) == key;
         // When the mark was put, every device stood at least just before it.
         let position = self.start(user, device, key, &cursors, seq - 1, None, effects);
         self.begin_reading(user, device, key, position, head, None);
+        if notices && let Some(live) = self.live_now(user, device) {
+            // They are pushed before anything else; nothing has been pushed yet.
+            for list in [&mut live.catch_up.paced, &mut live.behind] {
+                if list.back() == Some(&key) {
+                    list.rotate_right(1);
+                }
+            }
+        }
         self.arm_settle(user, key);
     }
 

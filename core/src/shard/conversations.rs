@@ -12,18 +12,22 @@ use slab::Slab;
 use bytes::Bytes;
 use compact_str::CompactString;
 
-use crate::command::{Action, Command, Done, GroupOperation, Origin, Outcome};
+use crate::command::{Action, Command, Done, GroupOperation, NoticeOperation, Origin, Outcome};
 use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{
     Answer, ControlId, ConversationLoaded, Deliver, Effects, Entry, Load, MemberLoaded,
-    MessageEntry, Post, Routed, Stored,
+    MessageEntry, Post, Routed, Stored, UserRow,
 };
 use crate::happened::Happened;
 use crate::ids::{ConnId, ConvKey, Conversation, DedupKey, DeviceId, Dialect, MessageId, UserId};
 use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS};
+use crate::owed::Owed;
 use crate::record::{Kind, Page, Record};
-use crate::shard::groups::Group;
+use crate::relations::{PrivatePolicy, RelationOperation, RelationRow};
+use crate::shard::debts::Bill;
+use crate::shard::groups::{Group, event};
+use crate::shard::relations::Changes;
 use crate::shard::{Shard, Waiting};
 
 /// The conversations of this shard that are in use.
@@ -48,7 +52,13 @@ pub(crate) struct Conv {
     /// The inbox marks of [`Conversation::marked`], as put (durable or not).
     marks: [Option<u64>; 2],
     /// Whether these are users.
-    exists: [bool; 2],
+    pub(crate) exists: [bool; 2],
+    /// The count of changes up to which that is known; `None`: it must be looked up again.
+    pub(crate) known: Option<u64>,
+    /// Whether the two of a private conversation are contacts; `None`: not looked up.
+    pub(crate) contacts: Option<bool>,
+    /// What the two of a private conversation are to each other.
+    pub(crate) relations: Option<Box<[RelationRow; 2]>>,
     /// What there is beside if it is a group.
     pub(crate) group: Option<Box<Group>>,
     /// The last turn that changed it. What shows its state waits for that one.
@@ -57,7 +67,7 @@ pub(crate) struct Conv {
     recent: VecDeque<Recent>,
     pub(crate) waiting: VecDeque<Pending>,
     /// Ticket of `waiting`'s front; tickets count up.
-    front: u64,
+    pub(crate) front: u64,
     /// Settlements that wait for the load: user, seq, all devices.
     settles: Vec<(UserId, u64, bool)>,
     /// Used since the hand passed.
@@ -82,8 +92,10 @@ pub(crate) struct Pending {
     rival: Option<bool>,
     /// What was durable when the log was asked: later messages may be missing in its answer.
     asked: u64,
-    /// The log is being asked about members of a group.
+    /// The log is being asked about members.
     pub(crate) asking: bool,
+    /// The rows of a private conversation's members, in order.
+    pub(crate) people: Option<Vec<Option<UserRow>>>,
     /// The message that is to be revoked.
     target: Target,
 }
@@ -108,6 +120,12 @@ pub(crate) enum Request {
     Command(Command),
     /// By the control plane.
     Group(ControlId, GroupOperation),
+    /// By the control plane, about a pair of users.
+    Relation(ControlId, Box<RelationOperation>),
+    /// By the control plane, for a user's notices.
+    Notice(ControlId, Box<NoticeOperation>),
+    /// By another home, which owes it.
+    Owed(Bill),
     /// By a user's home: all the user's devices have everything up to this seq of the group.
     Seen(UserId, u64),
 }
@@ -144,8 +162,9 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Conv {
-    fn is_ready(&self, pending: &Pending) -> bool {
+    fn is_ready(&self, pending: &Pending, changes: &Changes, policy: PrivatePolicy) -> bool {
         self.loaded
+            && !self.asks_for_people(pending, changes, policy)
             && (pending.dedup.is_none() || pending.answer.is_some())
             && matches!(pending.target, Target::None | Target::Known(_))
             && (!pending.request.has_rival() || pending.rival.is_some())
@@ -170,15 +189,16 @@ impl Conv {
     }
 
     fn apply(&mut self, loaded: ConversationLoaded) {
-        let ConversationLoaded { conversation, head, time_ms, countable, marks, exists, group } =
+        let ConversationLoaded { conversation, head, time_ms, countable, marks, exists, .. } =
             loaded;
+        let ConversationLoaded { group, relations, .. } = loaded;
         if let Some(name) = conversation {
             let same = self.conversation.as_ref().is_none_or(|known| *known == name);
             assert!(same, "the log refuses another conversation under the same key");
             self.conversation = Some(name);
         }
         (self.head, self.time_ms, self.countable) = (head, time_ms, countable);
-        (self.marks, self.exists) = (marks, exists);
+        (self.marks, self.exists, self.relations) = (marks, exists, relations);
         if let Some(Conversation::Group(_)) = self.conversation {
             self.group.get_or_insert_default().row = group;
         }
@@ -201,6 +221,9 @@ impl Conversations {
             countable: 0,
             marks: [None; 2],
             exists: [false; 2],
+            known: None,
+            contacts: None,
+            relations: None,
             group: None,
             turn: 0,
             recent: VecDeque::new(),
@@ -288,7 +311,7 @@ impl Shard {
         self.enqueue(index, Request::Group(id, operation), None, effects);
     }
 
-    fn enqueue(
+    pub(crate) fn enqueue(
         &mut self,
         index: u32,
         request: Request,
@@ -303,12 +326,21 @@ impl Shard {
         let revokes =
             matches!(&request, Request::Command(Command { action: Action::Revoke { .. }, .. }));
         let target = if revokes { Target::Wanted } else { Target::None };
-        let pending = Pending { request, dedup, answer: None, rival: None, asked, asking, target };
-        conv.waiting.push_back(pending);
+        conv.waiting.push_back(Pending {
+            request,
+            dedup,
+            answer: None,
+            rival: None,
+            asked,
+            asking,
+            people: None,
+            target,
+        });
         if let Some(load) = look_up {
             self.load(Waiting::Rival { key, ticket }, load, effects);
         }
         self.ask_about_members(index, ticket, effects);
+        self.ask_about_people(index, ticket, effects);
         match dedup {
             Some(dedup) => {
                 self.load(Waiting::Dedup { key, ticket }, Load::Dedup { key: dedup }, effects);
@@ -419,6 +451,9 @@ impl Shard {
         expected: Option<Conversation>,
         effects: &mut Effects,
     ) {
+        let index = self.conversations.find(key).expect("the caller has made it");
+        let conv = &mut self.conversations.slab[index as usize];
+        conv.known = Some(self.changes.clock());
         let load = Load::Conversation { key, expected };
         self.load(Waiting::Conversation { key }, load, effects);
     }
@@ -451,6 +486,7 @@ impl Shard {
         }
         for ticket in tickets {
             self.ask_about_members(index, ticket, effects);
+            self.ask_about_people(index, ticket, effects);
         }
         self.answer_subscribers(index, effects);
         self.run(key, effects);
@@ -504,19 +540,25 @@ impl Shard {
 
     /// Executes what is ready, in order.
     pub(crate) fn run(&mut self, key: ConvKey, effects: &mut Effects) {
+        let policy = self.config.private_policy;
         while let Some(index) = self.conversations.find(key) {
             let conv = &mut self.conversations.slab[index as usize];
             match conv.waiting.front() {
-                Some(front) if conv.is_ready(front) => {}
+                Some(front) if conv.is_ready(front, &self.changes, policy) => {}
                 Some(_) => {
                     // What it is about may depend on what was before it.
                     let front = conv.front;
                     self.ask_about_target(index, effects);
-                    return self.ask_about_members(index, front, effects);
+                    self.ask_about_members(index, front, effects);
+                    return self.ask_about_people(index, front, effects);
                 }
                 None => {
                     if conv.loaded && conv.is_void() && conv.rests(u64::MAX) {
-                        self.conversations.remove(index);
+                        if conv.rests(self.durable) {
+                            self.conversations.remove(index);
+                        } else {
+                            conv.known = None;
+                        }
                     }
                     return;
                 }
@@ -527,6 +569,16 @@ impl Shard {
                 Request::Command(_) => self.execute(index, pending, effects),
                 Request::Group(id, operation) => {
                     self.execute_operation(index, id, operation, effects);
+                }
+                Request::Relation(id, operation) => {
+                    let people = pending.people.expect("it was not ready without");
+                    self.execute_relation(index, id, &operation, &people, effects);
+                }
+                Request::Notice(id, notice) => {
+                    self.store_notice(index, id, &notice, pending.dedup, pending.answer, effects);
+                }
+                Request::Owed(bill) => {
+                    self.pay(index, bill, pending.dedup, pending.answer, effects);
                 }
                 Request::Seen(user, seq) => self.membership_seen(index, &user, seq, effects),
             }
@@ -547,17 +599,13 @@ impl Shard {
             return self.revoke(index, &command, &target, effects);
         }
         let conv = &mut self.conversations.slab[index as usize];
-        let recent = dedup.and_then(|dedup| {
-            let found = conv.recent.iter().find(|recent| recent.dedup == dedup);
-            found.map(|recent| recent.stored)
-        });
-        let known = recent.or(answer.flatten());
+        let known = conv.first_stored(dedup, answer);
         conv.forget_recent(self.durable);
         let turn = conv.turn;
         if let Some(stored) = known {
             return self.answer(&command, Ok(Done::Stored(stored)), turn, effects);
         }
-        if let Err(refusal) = conv.may_write(&command) {
+        if let Err(refusal) = conv.may_write(&command, self.config.private_policy) {
             return self.answer(&command, Err(refusal), turn, effects);
         }
         match command.action {
@@ -579,7 +627,8 @@ impl Shard {
         let Target::Known(page) = target else { unreachable!("it was ready") };
         let found = page.get(0).filter(|record| record.kind != Kind::Event);
         let by_operator = matches!(command.action, Action::Revoke { by_operator: true });
-        let checked = if by_operator { Ok(()) } else { conv.may_write(command) };
+        let policy = self.config.private_policy;
+        let checked = if by_operator { Ok(()) } else { conv.may_write(command, policy) };
         let checked = checked.and_then(|()| {
             let record = found.ok_or(Refusal::NotRevocable)?;
             let manages =
@@ -655,6 +704,96 @@ impl Shard {
         self.put_marks(index, passes, stored.seq, effects);
         self.answer(command, Ok(Done::Stored(stored)), effects.turn, effects);
         self.spread(index, &draft, stored, Some(content), passes, effects);
+    }
+
+    /// Appends an event to a user's notices and delivers it. `None`: try again.
+    fn append_notice(
+        &mut self,
+        index: u32,
+        by: &str,
+        content: &[u8],
+        dedup: Option<DedupKey>,
+        effects: &mut Effects,
+    ) -> Option<Stored> {
+        let device = no_device();
+        let draft = Draft { dedup, ..event(content, by, &device) };
+        let stored = self.append(index, &draft, effects)?;
+        self.put_marks(index, None, stored.seq, effects);
+        self.spread(index, &draft, stored, None, None, effects);
+        Some(stored)
+    }
+
+    /// Executes a notice of the control plane.
+    fn store_notice(
+        &mut self,
+        index: u32,
+        id: ControlId,
+        notice: &NoticeOperation,
+        dedup: Option<DedupKey>,
+        answer: Option<Option<Stored>>,
+        effects: &mut Effects,
+    ) {
+        let conv = &mut self.conversations.slab[index as usize];
+        let known = conv.first_stored(dedup, answer);
+        conv.forget_recent(self.durable);
+        let answer = match known {
+            Some(stored) => Answer::Stored(stored),
+            None if !conv.exists[0] => Answer::NoSuchUser,
+            None => self
+                .append_notice(index, "", &notice.content, dedup, effects)
+                .map_or(Answer::Refused(Refusal::TryAgain), Answer::Stored),
+        };
+        let turn = self.conversations.slab[index as usize].turn;
+        self.out(effects, turn).answers.push((id, answer));
+    }
+
+    /// Does what another home owes, and confirms it once it is durable.
+    fn pay(
+        &mut self,
+        index: u32,
+        bill: Bill,
+        dedup: Option<DedupKey>,
+        answer: Option<Option<Stored>>,
+        effects: &mut Effects,
+    ) {
+        let Bill { from, slot, id, owed } = bill;
+        let conv = &mut self.conversations.slab[index as usize];
+        let known = conv.first_stored(dedup, answer);
+        conv.forget_recent(self.durable);
+        let done = match owed {
+            Owed::Notice { cause, content, .. } => {
+                // Who does not exist any more needs not be told.
+                known.is_some()
+                    || !conv.exists[0]
+                    || self.append_notice(index, cause.as_str(), &content, dedup, effects).is_some()
+            }
+            Owed::Part { user, .. } => self.part(index, &user, effects),
+            Owed::Leave { user, heir, .. } => self.leave(index, &user, heir, effects),
+            Owed::Cancel { .. } => unreachable!("its own home does it"),
+        };
+        let turn = self.conversations.slab[index as usize].turn;
+        self.confirm(from, slot, id, done, turn, effects);
+    }
+
+    /// A business notice for a user of this shard.
+    pub(crate) fn notice(
+        &mut self,
+        id: ControlId,
+        user: &UserId,
+        notice: Box<NoticeOperation>,
+        effects: &mut Effects,
+    ) {
+        let name = Conversation::Notice(user.clone());
+        let key = name.key(self.config.secret);
+        let index = self.conversation(key, Some(&name), effects);
+        if self.conversations.slab[index as usize].waiting.len() >= CONVERSATION_WAITERS_MAX {
+            return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
+        }
+        let dedup = (!notice.id.is_empty()).then(|| {
+            let own = compact_str::format_compact!("notice:{}", notice.id);
+            DedupKey::new(key, user, &own, self.config.secret)
+        });
+        self.enqueue(index, Request::Notice(id, notice), dedup, effects);
     }
 
     /// Appends a record. `None`: there is no id for it yet, try again.
@@ -850,7 +989,7 @@ impl Shard {
 
 impl Conv {
     /// Whether the rules let a client write here (protocols/README.md, *Who may do what*).
-    fn may_write(&self, command: &Command) -> Result<(), Refusal> {
+    fn may_write(&self, command: &Command, policy: PrivatePolicy) -> Result<(), Refusal> {
         if let Some(group) = &self.group {
             return group.may_write(&command.sender);
         }
@@ -859,10 +998,27 @@ impl Conv {
         if !self.exists[from] {
             return Err(Refusal::SenderUnknown);
         }
-        if !self.exists[1 - from] && name.marked().count() == 2 {
+        if name.marked().count() == 1 {
+            // Notes to oneself.
+            return Ok(());
+        }
+        if !self.exists[1 - from] {
             return Err(Refusal::NoSuchUser);
         }
-        Ok(())
+        self.may_write_to(from, policy)
+    }
+
+    /// What this request was stored as when it came before.
+    fn first_stored(
+        &self,
+        dedup: Option<DedupKey>,
+        answer: Option<Option<Stored>>,
+    ) -> Option<Stored> {
+        let recent = dedup.and_then(|dedup| {
+            let found = self.recent.iter().find(|recent| recent.dedup == dedup);
+            found.map(|recent| recent.stored)
+        });
+        recent.or(answer.flatten())
     }
 
     /// Forgets messages that every look-up still to be answered has seen.

@@ -229,12 +229,17 @@ pub(crate) fn encode(
 ) -> Encoded {
     let (class, range, wire) = match (dialect, record.kind) {
         (Dialect::Imboy, Kind::Event) => {
+            let settings = &dialects.imboy;
             let happened = Happened::decode(record.content);
             let happened = happened.expect("what is not known is not shown");
             let range = frame(outputs, |out| {
-                imboy::write_event(&dialects.imboy, &happened, record, place, to.as_str(), out);
+                imboy::write_event(settings, &happened, record, place, to.as_str(), out);
             });
-            (Class::Event, range, imboy::event_id(&happened, record))
+            let class = match happened {
+                Happened::FriendAsked(_) | Happened::FriendAccepted(_) => Class::FriendRequest,
+                _ => Class::Event,
+            };
+            (class, range, imboy::event_id(settings, &happened, record))
         }
         (Dialect::Imboy, Kind::Message | Kind::Neutral | Kind::Revoked) => {
             let (class, kind, to) = match place {

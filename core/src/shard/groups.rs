@@ -16,8 +16,10 @@ use crate::happened::Happened;
 use crate::hash::Hashing;
 use crate::ids::{ConvKey, Conversation, DeviceId, GroupId, ShardId, UserId};
 use crate::limits::{GROUP_MEMBERS_MAX, MEMBERS_CHANGED_MAX, MEMBERS_KNOWN, MEMBERSHIP_RANGES_MAX};
+use crate::owed::Owed;
 use crate::record::Kind;
 use crate::shard::conversations::{Draft, Request, no_device};
+use crate::shard::debts::Bill;
 use crate::shard::{Shard, Waiting};
 
 /// What a group's home knows beside what it knows of every conversation.
@@ -74,6 +76,8 @@ impl Group {
         match request {
             Request::Command(command) => self.members.contains_key(&command.sender),
             Request::Seen(user, _) => self.members.contains_key(user),
+            Request::Owed(bill) => self.leaving(bill).all(|user| self.members.contains_key(user)),
+            Request::Relation(..) | Request::Notice(..) => true,
             Request::Group(_, operation) => {
                 self.involved(operation).all(|user| self.members.contains_key(user))
             }
@@ -85,11 +89,25 @@ impl Group {
         match request {
             Request::Command(command) => vec![command.sender.clone()],
             Request::Seen(user, _) => vec![user.clone()],
+            Request::Owed(bill) => {
+                let unknown = self.leaving(bill);
+                unknown.filter(|user| !self.members.contains_key(*user)).cloned().collect()
+            }
+            Request::Relation(..) | Request::Notice(..) => Vec::new(),
             Request::Group(_, operation) => {
                 let unknown = self.involved(operation);
                 unknown.filter(|user| !self.members.contains_key(*user)).cloned().collect()
             }
         }
+    }
+
+    /// Who leaves because his account is cancelled, and who may get the group then.
+    fn leaving<'a>(&self, bill: &'a Bill) -> impl Iterator<Item = &'a UserId> + use<'a> {
+        let users = match &bill.owed {
+            Owed::Leave { user, heir, .. } => [Some(user), heir.as_ref()],
+            _ => [None, None],
+        };
+        users.into_iter().flatten()
     }
 
     fn involved<'a>(
@@ -342,6 +360,48 @@ impl Shard {
         Ok(Answer::Members(vec![(user, row)]))
     }
 
+    /// The account `user` was cancelled: it is a member no more, and sees nothing more. A group that
+    /// it owns goes to the heir if that is a member, else it is dissolved. `false`: not now.
+    pub(crate) fn leave(
+        &mut self,
+        index: u32,
+        user: &UserId,
+        heir: Option<UserId>,
+        effects: &mut Effects,
+    ) -> bool {
+        let group = self.group(index);
+        if let Some(member) = group.members.get_mut(user) {
+            member.exists = false;
+        }
+        let Ok(row) = group.open() else { return true };
+        if group.row_of(user).is_none() {
+            return true;
+        }
+        let left = if row.owner != *user {
+            self.remove_member(index, user.clone(), Some(user.clone()), effects)
+        } else if let Some(heir) = heir.filter(|heir| heir != user && group.row_of(heir).is_some())
+        {
+            let owner = Some(MemberRole::Owner);
+            self.change_member(index, heir, None, None, owner, effects)
+                .and_then(|_| self.remove_member(index, user.clone(), Some(user.clone()), effects))
+        } else {
+            self.dissolve(index, Some(user.clone()), effects)
+        };
+        if left.is_err() {
+            return false;
+        }
+        // No device of his will ever see the last of it.
+        let (name, key) = (self.group_name(index), self.key_of(index));
+        let group = self.group(index);
+        let member = group.members.get_mut(user).expect("looked at above");
+        (member.turn, member.row) = (effects.turn, None);
+        member.ranges.clear();
+        effects.entries.push(Entry::Member { group: name, user: user.clone(), row: None });
+        let user = user.clone();
+        effects.entries.push(Entry::Membership { user, conversation: key, row: None });
+        true
+    }
+
     /// Makes users members who are none yet: record, rows and news.
     fn join(
         &mut self,
@@ -377,7 +437,7 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let turn = effects.turn;
         let (content, device) = (encoded(happened), no_device());
-        let draft = event(&content, by, &device);
+        let draft = event(&content, by.as_str(), &device);
         let stored = self.append(index, &draft, effects).ok_or(Refusal::TryAgain)?;
         for user in users {
             self.write_member(index, user, joined, stored.seq, turn, effects);
@@ -486,7 +546,7 @@ impl Shard {
         effects: &mut Effects,
     ) -> Result<Stored, Refusal> {
         let (content, device) = (encoded(happened), no_device());
-        let draft = event(&content, by, &device);
+        let draft = event(&content, by.as_str(), &device);
         let stored = self.append(index, &draft, effects).ok_or(Refusal::TryAgain)?;
         self.spread(index, &draft, stored, None, None, effects);
         Ok(stored)
@@ -588,11 +648,11 @@ impl Shard {
 }
 
 /// The record of an event.
-fn event<'a>(content: &'a [u8], by: &'a UserId, device: &'a DeviceId) -> Draft<'a> {
+pub(crate) fn event<'a>(content: &'a [u8], by: &'a str, device: &'a DeviceId) -> Draft<'a> {
     Draft {
         kind: Kind::Event,
         sender_ms: None,
-        sender: by.as_str(),
+        sender: by,
         device,
         client_id: "",
         content,

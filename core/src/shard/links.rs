@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::hash::Hashing;
 use hashbrown::HashMap;
 
-use crate::event::{Deliver, Routed, Signal};
+use crate::event::{Deliver, PresenceNews, Routed, Signal};
 use crate::ids::{ConvKey, ShardId, UserId};
 use crate::limits::{LINK_BYTES_MAX, LINK_DELIVERIES_MAX};
 
@@ -55,8 +55,12 @@ pub fn delivery_bytes(routed: &Routed) -> Option<u64> {
         }
         Routed::Signal(signal) => Some(256 + signal.content.len() as u64),
         Routed::Head { .. } => Some(128),
+        Routed::Presence(news) => Some(128 + 32 * news.friends.len() as u64),
         Routed::Command(_)
         | Routed::Outcome(_)
+        | Routed::Owed { .. }
+        | Routed::Paid { .. }
+        | Routed::Changed { .. }
         | Routed::Settled { .. }
         | Routed::Noted { .. }
         | Routed::Subscribe { .. }
@@ -101,15 +105,28 @@ impl Links {
         None
     }
 
+    /// A list of friends to be told of somebody's presence; `None`: there is no room, and it is
+    /// dropped.
+    pub(crate) fn offer_presence(
+        &mut self,
+        to: ShardId,
+        news: Box<PresenceNews>,
+    ) -> Option<Routed> {
+        self.offer_fleeting(to, Routed::Presence(news))
+    }
+
     /// The signal, when there is room for it; else it is dropped.
     pub(crate) fn offer_signal(&mut self, to: ShardId, signal: Box<Signal>) -> Option<Routed> {
+        self.offer_fleeting(to, Routed::Signal(signal))
+    }
+
+    fn offer_fleeting(&mut self, to: ShardId, routed: Routed) -> Option<Routed> {
         let link = &mut self.links[usize::from(to.0)];
         if !link.has_room() {
             return None;
         }
-        let routed = Routed::Signal(signal);
         link.sent += 1;
-        link.sent_bytes += delivery_bytes(&routed).expect("a signal");
+        link.sent_bytes += delivery_bytes(&routed).expect("counted like a delivery");
         Some(routed)
     }
 
@@ -224,5 +241,24 @@ mod tests {
         let fit =
             (0..20).take_while(|&n| links.offer(to, user(), deliver(1, n + 1, big), 1).is_some());
         assert_eq!(fit.count() as u64, LINK_BYTES_MAX / (1 << 20));
+    }
+
+    #[test]
+    fn presence_is_dropped_where_deliveries_have_no_room() {
+        let to = ShardId(0);
+        let mut links = Links::new(1);
+        let user = UserId::parse("u").expect("valid");
+        let news = || {
+            let (user, presence) = (user.clone(), crate::account::Presence::Online);
+            Box::new(PresenceNews { user: user.clone(), presence, friends: vec![user] })
+        };
+        let mut sent = 0;
+        while links.offer_presence(to, news()).is_some() {
+            sent += 1;
+        }
+        assert_eq!(sent, LINK_DELIVERIES_MAX, "it takes room like deliveries");
+        links.drained(to, 1, 160);
+        assert!(links.offer_presence(to, news()).is_some());
+        assert!(links.offer_presence(to, news()).is_none());
     }
 }

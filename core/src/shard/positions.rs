@@ -20,7 +20,7 @@ impl Shard {
         id: &str,
         effects: &mut Effects,
     ) {
-        let Some(wire) = MessageId::parse_xid(id.as_bytes()) else { return };
+        let wire = MessageId::key_of(id);
         let now_ms = self.now_ms();
         let owner = self.users.get_mut(user).expect("a live connection holds its user");
         let live = owner.devices[device as usize].live.as_mut();

@@ -19,6 +19,12 @@ pub(crate) enum Timer {
     Pull { user: UserRef, device: u32, epoch: u32 },
     /// A connection whose token is past its time is due for its next step.
     Refresh { conn: ConnId, step: u8 },
+    /// A user may have been away for long enough for his friends to be told.
+    Offline { user: UserRef },
+    /// Friends may be told of users again.
+    Announce,
+    /// What is owed and could not be done is sent again.
+    Owed,
     /// What a connection was told and has not acknowledged may be due again.
     Prompt { conn: ConnId },
     /// The id lease is looked at.

@@ -17,6 +17,7 @@ use crate::rate::Bucket;
 use crate::record::Page;
 use crate::session::Hello;
 use crate::shard::fanout::Seat;
+use crate::shard::presence::Told;
 
 /// A user's place in memory; stale once the user was forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -60,6 +61,7 @@ impl Users {
             news: Vec::new(),
             waiting: VecDeque::new(),
             connections: 0,
+            told: Told::default(),
             bucket: Bucket::default(),
             turn: 0,
         };
@@ -108,6 +110,8 @@ pub(crate) struct User {
     pub(crate) news: Vec<(GroupId, u64, bool)>,
     pub(crate) waiting: VecDeque<Waiter>,
     pub(crate) connections: usize,
+    /// What his friends have been told of it.
+    pub(crate) told: Told,
     /// Of messages to be stored.
     pub(crate) bucket: Bucket,
     /// The last turn that changed a row of this user.
@@ -124,7 +128,7 @@ impl User {
 
     /// Whether it may be forgotten once `turn` is durable.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.loading && self.connections == 0 && self.waiting.is_empty()
+        !self.loading && self.connections == 0 && self.waiting.is_empty() && self.told.is_quiet()
     }
 }
 
@@ -146,6 +150,8 @@ pub(crate) struct Live {
     pub(crate) conns: Vec<ConnId>,
     /// Tells this stay from an earlier one when something loaded comes late.
     pub(crate) epoch: u32,
+    /// When it came, ms since 1970.
+    pub(crate) since_ms: u64,
     /// Registered just now: it starts where the furthest of the others is.
     pub(crate) new: bool,
     /// Nothing may be written to its connections before this turn is durable.
@@ -224,10 +230,11 @@ impl InFlight {
 }
 
 impl Live {
-    pub(crate) fn new(conn: ConnId, epoch: u32, new: bool, turn: u64) -> Live {
+    pub(crate) fn new(conn: ConnId, epoch: u32, since_ms: u64, new: bool, turn: u64) -> Live {
         Live {
             conns: vec![conn],
             epoch,
+            since_ms,
             new,
             turn,
             in_flight: VecDeque::new(),
@@ -246,7 +253,7 @@ impl Live {
 
     /// The same connections at the beginning of another stay.
     pub(crate) fn again(&self, epoch: u32) -> Live {
-        let mut again = Live::new(self.conns[0], epoch, false, self.turn);
+        let mut again = Live::new(self.conns[0], epoch, self.since_ms, false, self.turn);
         again.conns.clone_from(&self.conns);
         again
     }
@@ -311,7 +318,9 @@ impl Live {
 
     /// Takes the oldest unacknowledged message of that class with that id out of flight.
     pub(crate) fn acknowledge(&mut self, class: Class, wire: MessageId) -> Option<InFlight> {
-        let wanted = |sent: &&mut InFlight| !sent.acked && sent.wire == wire && sent.class == class;
+        let wanted = |sent: &&mut InFlight| {
+            !sent.acked && sent.wire == wire && sent.class.is_acknowledged_as(class)
+        };
         let found = self.in_flight.iter_mut().find(wanted)?;
         found.acked = true;
         let found = *found;
@@ -486,7 +495,7 @@ mod tests {
     const OTHER: ConvKey = ConvKey { slot: Slot(2), hash: [2; 16] };
 
     fn live(seqs: &[u64]) -> Live {
-        let mut live = Live::new(ConnId { index: 0, generation: 0 }, 0, false, 0);
+        let mut live = Live::new(ConnId { index: 0, generation: 0 }, 0, 0, false, 0);
         for &seq in seqs {
             live.push(KEY, seq, Class::Private, wire(seq), 100, 0);
         }

@@ -96,6 +96,7 @@ fn users() -> Vec<(UserId, UserRow)> {
     let row = |created, profile: &str| UserRow {
         created_ms: EPOCH_MS + created,
         profile: profile.to_owned(),
+        ..UserRow::default()
     };
     vec![
         (user("ann"), row(1, r#"{"name":"Ann"}"#)),

@@ -1,9 +1,13 @@
 //! One script of entries and loads, with the answers written out; it runs on disk and in memory.
 
+use ringpost_core::account::Standing;
 use ringpost_core::event::{
     ConversationLoaded, DeviceRow, Entry, InboxMark, Load, Loaded, Position, Stored, UserLoaded,
     UserRow,
 };
+use ringpost_core::ids::{ShardId, Slot};
+use ringpost_core::owed::Owed;
+use ringpost_core::relations::RelationRow;
 use ringpost_storage::{Fake, FakeSeed, Log, LogError};
 
 use crate::support::*;
@@ -34,6 +38,8 @@ fn run(log: &impl Log, pause: impl Fn()) {
     pages(log);
     pause();
     inboxes(log);
+    pause();
+    relations_and_debts(log);
     check_end(log);
 }
 
@@ -58,7 +64,7 @@ fn nothing_is_known(log: &impl Log) {
 }
 
 fn first_message(log: &impl Log) {
-    let row = UserRow { created_ms: 5, profile: r#"{"name":"Ann"}"#.into() };
+    let row = UserRow { created_ms: 5, profile: r#"{"name":"Ann"}"#.into(), ..Default::default() };
     let bob = Entry::User { user: user("bob"), row: row.clone() };
     Turn::default().entry(bob).commit(log);
     // Members and marks are told for the expected name while the conversation has none.
@@ -78,7 +84,7 @@ fn first_message(log: &impl Log) {
         countable: 1,
         marks: [None, Some(1)],
         exists: [true, true],
-        group: None,
+        ..Default::default()
     };
     assert_eq!(conversation(log, &Load::Conversation { key, expected: None }), expect);
     assert_eq!(conversation(log, &Load::Conversation { key, expected }), expect);
@@ -124,7 +130,11 @@ fn devices_and_cursors(log: &impl Log) {
         other => panic!("not a user: {other:?}"),
     };
     let expect = UserLoaded {
-        row: Some(UserRow { created_ms: 5, profile: r#"{"name":"Ann"}"#.into() }),
+        row: Some(UserRow {
+            created_ms: 5,
+            profile: r#"{"name":"Ann"}"#.into(),
+            ..Default::default()
+        }),
         devices: vec![(device("phone"), row(2)), (device("web"), row(4))],
     };
     assert_eq!(loaded, expect);
@@ -205,6 +215,68 @@ fn inboxes(log: &impl Log) {
     let load = Load::Conversation { key: key("dora", "eve"), expected: None };
     let nameless = log.load(&load).expect_err("no name");
     assert!(nameless.to_string().contains("records and no name"), "{nameless}");
+}
+
+fn relations_and_debts(log: &impl Log) {
+    let row = |friends_ms| RelationRow { friends_ms, asked_ms: 1, ..RelationRow::default() };
+    let put = |one: &str, other: &str, friends_ms| Entry::Relation {
+        user: user(one),
+        other: user(other),
+        row: Some(Box::new(row(friends_ms))),
+    };
+    let gone = Entry::Relation { user: user("ann"), other: user("carl"), row: None };
+    let turn = Turn::default().entry(put("ann", "bob", 5)).entry(put("ann", "bo", 0));
+    let turn = turn.entry(put("ann", "carl", 6)).entry(put("anna", "bob", 7));
+    turn.entry(put("ann", "dora", 8)).commit(log);
+    Turn::default().entry(gone).commit(log);
+    let relations = |after: Option<&str>, limit, friends| {
+        let after = after.map(user);
+        ask(log, &Load::Relations { user: user("ann"), after, limit, friends })
+    };
+    let all = [(user("bo"), row(0)), (user("bob"), row(5)), (user("dora"), row(8))];
+    assert_eq!(relations(None, 9, false), format!("Relations({all:?})"));
+    assert_eq!(relations(None, 9, true), format!("Relations({:?})", &all[1..]));
+    assert_eq!(relations(Some("bo"), 1, false), format!("Relations({:?})", &all[1..2]));
+    assert_eq!(relations(Some("dora"), 9, false), "Relations([])");
+    // Both sides come with the conversation of the two.
+    let expected = Some(private("ann", "bob"));
+    let loaded = conversation(log, &Load::Conversation { key: key("ann", "bob"), expected });
+    assert_eq!(loaded.relations, Some(Box::new([row(5), RelationRow::default()])));
+    let expected = Some(private("ann", "carl"));
+    let loaded = conversation(log, &Load::Conversation { key: key("ann", "carl"), expected });
+    assert_eq!(loaded.relations, None);
+
+    let owed = |other: &str| Owed::Part { user: user("ann"), other: user(other) };
+    let put = |slot, number, other: &str| Entry::Owed {
+        slot: Slot(slot),
+        id: id(number),
+        owed: Some(Box::new(owed(other))),
+    };
+    let turn = Turn::default().entry(put(4095, 1, "bob")).entry(put(2, 3, "carl"));
+    turn.entry(put(2, 2, "dora")).entry(put(3, 9, "eve")).entry(put(4, 5, "bo")).commit(log);
+    let gone = Entry::Owed { slot: Slot(4), id: id(5), owed: None };
+    Turn::default().entry(gone).commit(log);
+    let load = |shard, shards, after, limit| {
+        ask(log, &Load::Owed { shard: ShardId(shard), shards, after, limit })
+    };
+    let even = [(Slot(2), id(2), owed("dora")), (Slot(2), id(3), owed("carl"))];
+    assert_eq!(load(0, 2, None, 9), format!("Owed({even:?})"));
+    let odd = [(Slot(3), id(9), owed("eve")), (Slot(4095), id(1), owed("bob"))];
+    assert_eq!(load(1, 2, None, 9), format!("Owed({odd:?})"));
+    assert_eq!(load(1, 2, None, 1), format!("Owed({:?})", &odd[..1]));
+    assert_eq!(load(1, 2, Some((Slot(3), id(9))), 1), format!("Owed({:?})", &odd[1..]));
+    assert_eq!(load(0, 1, Some((Slot(2), id(2))), 1), format!("Owed({:?})", &even[1..]));
+
+    // A cancelled user can be read, and does not exist.
+    let standing = Standing { cancelled_ms: 7, ..Standing::default() };
+    let row = UserRow { created_ms: 5, profile: "{}".into(), standing };
+    Turn::default().entry(Entry::User { user: user("gone"), row: row.clone() }).commit(log);
+    let users = [None, Some(row)];
+    let load = Load::Users { users: vec![user("nobody"), user("gone")] };
+    assert_eq!(ask(log, &load), format!("Users({users:?})"));
+    let expected = Some(private("ann", "gone"));
+    let loaded = conversation(log, &Load::Conversation { key: key("ann", "gone"), expected });
+    assert_eq!(loaded.exists, [true, false]);
 }
 
 /// Part of what the script leaves.
