@@ -8,6 +8,7 @@ use ringpost_core::dialect::Settings;
 use ringpost_core::event::{ConversationLoaded, Load, Loaded};
 use ringpost_core::ids::{ConnId, DeviceId, Dialect, MessageId, ShardId, UserId};
 use ringpost_core::rate::RateLimits;
+use ringpost_core::relations::PrivatePolicy;
 use ringpost_core::session::{Client, Hello, Login};
 use ringpost_core::ws::frame::{Opcode, Role, encode_masked};
 use ringpost_core::ws::message::{Event, Receiver};
@@ -56,6 +57,8 @@ impl Exchange {
             id_leased: 0,
             auto_create_users: true,
             revoke_within_ms: 0,
+            private_policy: PrivatePolicy::default(),
+            presence_quiet_ms: 0,
             deflate_level: 1,
             dialects: Settings::default(),
             rates: RateLimits::default(),
