@@ -176,7 +176,7 @@ impl Conv {
         self.loaded
             && self.waiting.is_empty()
             && self.turn <= durable
-            && self.group.as_ref().is_none_or(|group| group.subscribers.is_empty())
+            && self.group.as_ref().is_none_or(|group| group.rests())
     }
 
     /// Whether it is not there yet: one of its users, or the group, does not exist, and may
@@ -353,12 +353,13 @@ impl Shard {
     fn ask_about_members(&mut self, index: u32, ticket: u64, effects: &mut Effects) {
         let conv = &mut self.conversations.slab[index as usize];
         let key = conv.key;
-        let (Some(group), true) = (&conv.group, conv.loaded) else { return };
+        let (Some(group), true) = (&mut conv.group, conv.loaded) else { return };
         let pending = &mut conv.waiting[(ticket - conv.front) as usize];
         if pending.asking || group.knows(&pending.request) {
             return;
         }
         pending.asking = true;
+        group.asking += 1;
         let users = group.unknown(&pending.request);
         let Some(Conversation::Group(name)) = &conv.conversation else {
             unreachable!("only a group has members")
@@ -414,12 +415,15 @@ impl Shard {
         loaded: Vec<MemberLoaded>,
         effects: &mut Effects,
     ) {
-        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let index = self.conversations.find(key).expect("what is asked about is not evicted");
         let conv = &mut self.conversations.slab[index as usize];
-        let at = ticket.checked_sub(conv.front).expect("a request waits for its answer");
-        let pending = conv.waiting.get_mut(at as usize).expect("a request waits for its answer");
-        pending.asking = false;
+        // It may have gone on already, with what another request has learnt.
+        let at = ticket.checked_sub(conv.front);
+        if let Some(pending) = at.and_then(|at| conv.waiting.get_mut(at as usize)) {
+            pending.asking = false;
+        }
         let group = conv.group.as_mut().expect("only a group has members");
+        group.asking -= 1;
         group.learn(users.into_iter().zip(loaded));
         self.run(key, effects);
     }
