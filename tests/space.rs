@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{ptr, thread};
 
@@ -25,6 +26,8 @@ use tempfile::TempDir;
 const DISK_BYTES: usize = 192 << 20;
 /// What another program takes of it at first.
 const FILLER_BYTES: usize = 128 << 20;
+/// What is left of it then: well below the reserve, and more than an opening needs.
+const LEFT_BYTES: usize = 6 << 20;
 /// Content of the messages that fill the rest.
 const CONTENT_BYTES: usize = 32 << 10;
 /// Those that are read while the disk is full.
@@ -67,6 +70,9 @@ fn a_disk_that_fills_up_stores_nothing_and_serves_everything_else() {
 
     // It ends and comes up in this state; what was acknowledged is not offered again.
     assert_eq!(server.sigterm_and_wait().code(), Some(0), "{}", server.log());
+    // What flushing has given back, somebody else takes.
+    let more = disk.path().join("more");
+    fill(&more, free(disk.path()) - LEFT_BYTES);
     server.restart(&["--shards", "2", "--drain-s", "0"]);
     read(&mut Client::connect(&server, "bob", "b"), READ, 2 * READ);
     // After a crash, the acknowledgements of the last second may be gone.
@@ -82,6 +88,7 @@ fn a_disk_that_fills_up_stores_nothing_and_serves_everything_else() {
 
     // Room again: nobody has to do anything else.
     std::fs::remove_file(&filler).expect("removed");
+    std::fs::remove_file(&more).expect("removed");
     wait_until_ready(&server);
     // Each shard hears of it in its own time.
     loop {
@@ -98,6 +105,13 @@ fn a_disk_that_fills_up_stores_nothing_and_serves_everything_else() {
     assert_eq!(server.http().put("/v1/users/dora", &json!({})).status, 201);
     Client::connect(&server, "carol", "c").nothing_more();
     assert!(server.log().contains("the disk has room again"), "{}", server.log());
+}
+
+/// Free bytes of the file system.
+fn free(path: &Path) -> usize {
+    let df = Command::new("df").args(["--block-size=1", "--output=avail"]).arg(path).output();
+    let text = String::from_utf8(df.expect("df runs").stdout).expect("numbers");
+    text.lines().nth(1).and_then(|line| line.trim().parse().ok()).expect("a number")
 }
 
 /// A text that takes as much room in a table file as in the write-ahead log.
