@@ -12,18 +12,18 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::dialect::Place;
+use crate::dialect::{Place, Settings};
 use crate::event::{Deliver, Effects, Routed};
 use crate::happened::Happened;
 use crate::hash::Hashing;
-use crate::ids::{ConvKey, Conversation, Dialect, GroupId, UserId};
+use crate::ids::{ConvKey, Conversation, DeviceId, Dialect, GroupId, UserId};
 use crate::limits::{
     CURSOR_RANGES_PULL, FANOUT_BUDGET, FANOUT_BYTES_MAX, FANOUT_RECORDS_MAX, FANOUT_TURN_BUDGET,
 };
 use crate::record::Kind;
 use crate::shard::Shard;
 use crate::shard::delivery::{Encoded, encode, is_shown, send};
-use crate::shard::users::{Cursor, UserRef};
+use crate::shard::users::{Cursor, Live, UserRef};
 
 /// The groups of which connected users of this shard are members.
 #[derive(Debug, Default)]
@@ -367,6 +367,7 @@ impl Shard {
     /// Visits the next seats of a group; how many. The group goes to the end of the queue, or out
     /// of it when its pass is over.
     fn visit(&mut self, index: u32, budget: usize, effects: &mut Effects) -> usize {
+        let (now_ms, durable) = (self.now_ms(), self.durable);
         // Taken out, so that members can be looked at: nothing of it is used meanwhile.
         let local = &mut self.groups.slab[index as usize];
         let mut pass = local.pass.expect("a busy group has a pass");
@@ -374,14 +375,14 @@ impl Shard {
         let key = local.key;
         let group = local.group.clone();
         let recent = std::mem::take(&mut local.recent);
-        let mut frames = Frames::default();
+        let news = News { key, group: &group, from, to: pass.to, recent: &recent };
+        let mut visit = Visit { news, now_ms, durable, frames: Frames::default() };
         let mut behind = Vec::new();
         let mut visited = 0;
         while visited < budget {
             let local = &self.groups.slab[index as usize];
             let Some(&user) = local.seats.get(pass.next) else { break };
-            let news = News { key, group: &group, from, to: pass.to, recent: &recent };
-            self.serve(user, &news, &mut frames, &mut behind, effects);
+            self.serve(user, &mut visit, &mut behind, effects);
             pass.next += 1;
             visited += 1;
         }
@@ -407,12 +408,11 @@ impl Shard {
     fn serve(
         &mut self,
         user: UserRef,
-        news: &News<'_>,
-        frames: &mut Frames,
+        visit: &mut Visit<'_>,
         behind: &mut Vec<(UserRef, u32)>,
         effects: &mut Effects,
     ) {
-        let (now_ms, durable) = (self.now_ms(), self.durable);
+        let (key, to) = (visit.news.key, visit.news.to);
         let owner = self.users.get_mut(user).expect("who has a seat is in memory");
         let mut sent_any = false;
         for (index, device) in owner.devices.iter_mut().enumerate() {
@@ -421,57 +421,29 @@ impl Shard {
             if live.catch_up.loading {
                 continue;
             }
-            let inbox = owner.inbox.get_mut(&news.key);
-            let known = inbox.and_then(|inbox| {
-                inbox.head = inbox.head.max(news.to);
-                let at = inbox.cursors.iter().position(|cursor| cursor.device == index)?;
-                Some(inbox.cursors[at].clone())
+            let known = owner.inbox.get_mut(&key).and_then(|inbox| {
+                inbox.head = inbox.head.max(to);
+                inbox.cursor(index).map(|cursor| cursor.clone())
             });
             let had_cursor = known.is_some();
-            let mut cursor = known.unwrap_or_else(|| Cursor::new(index, news.from));
-            if cursor.is_paced() || cursor.behind || cursor.sent >= news.to {
+            let mut cursor = known.unwrap_or_else(|| Cursor::new(index, visit.news.from));
+            if cursor.is_paced() || cursor.behind || cursor.sent > to {
                 continue;
             }
-            let echo = self.config.dialects.delivery(device.id.dialect).echo_to_own_devices;
-            while cursor.sent < news.to {
-                let seq = cursor.sent + 1;
-                let Some(at) = news.at(seq) else { break };
-                let record = news.recent[at].record();
-                if cursor.skips(seq) || !is_shown(&record, &owner.id, &device.id, echo) {
-                    cursor.sent = seq;
-                    continue;
-                }
-                if !live.has_room() || cursor.ranges(news.key, live) >= CURSOR_RANGES_PULL {
-                    break;
-                }
-                let held = live.holds(durable, effects.turn);
-                let outputs = if held { &mut effects.held } else { &mut effects.now };
-                let dialect = device.id.dialect;
-                let encoded = frames.get(at, dialect, held).unwrap_or_else(|| {
-                    let place = Place::Group(news.group);
-                    let dialects = &self.config.dialects;
-                    let encoded =
-                        encode(dialects, &record, &owner.id, place, dialect, held, outputs);
-                    if encoded.shared {
-                        frames.keep(at, encoded.clone());
-                    }
-                    encoded
-                });
-                send(live, &mut cursor, news.key, seq, &encoded, now_ms, outputs);
-                sent_any = true;
-            }
-            let rests = cursor.sent == news.to && cursor.unacked == 0 && !cursor.dirty;
+            let dialects = &self.config.dialects;
+            sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
+            let rests = cursor.sent == to && cursor.unacked == 0 && !cursor.dirty;
             if rests && !had_cursor {
                 // It has what its seat says.
                 continue;
             }
-            let inbox = owner.inbox.entry(news.key).or_default();
-            inbox.group.get_or_insert_with(|| news.group.clone());
-            inbox.head = inbox.head.max(news.to);
-            inbox.changed_ms = now_ms;
-            if cursor.sent < news.to {
+            let inbox = owner.inbox.entry(key).or_default();
+            inbox.group.get_or_insert_with(|| visit.news.group.clone());
+            inbox.head = inbox.head.max(to);
+            inbox.changed_ms = visit.now_ms;
+            if cursor.sent < to {
                 cursor.behind = true;
-                live.behind.push_back(news.key);
+                live.behind.push_back(key);
                 behind.push((user, index));
             }
             inbox.put(cursor);
@@ -479,8 +451,8 @@ impl Shard {
                 inbox.forget(index);
             }
         }
-        if owner.inbox.get(&news.key).is_some_and(|inbox| inbox.cursors.is_empty()) {
-            owner.inbox.remove(&news.key);
+        if owner.inbox.get(&key).is_some_and(|inbox| inbox.cursors.is_empty()) {
+            owner.inbox.remove(&key);
         }
         if sent_any {
             self.arm_retries(user);
@@ -488,7 +460,60 @@ impl Shard {
     }
 }
 
+/// Some of the members get what a pass brings.
+struct Visit<'a> {
+    news: News<'a>,
+    now_ms: u64,
+    durable: u64,
+    frames: Frames,
+}
+
+impl Visit<'_> {
+    /// Sends a device what comes next for it, as long as it is at hand and there is room; whether
+    /// anything was sent.
+    fn feed(
+        &mut self,
+        dialects: &Settings,
+        to: &UserId,
+        device: &DeviceId,
+        live: &mut Live,
+        cursor: &mut Cursor,
+        effects: &mut Effects,
+    ) -> bool {
+        let News { key, group, recent, .. } = self.news;
+        let dialect = device.dialect;
+        let echo = dialects.delivery(dialect).echo_to_own_devices;
+        let mut sent_any = false;
+        while cursor.sent < self.news.to {
+            let seq = cursor.sent + 1;
+            let Some(at) = self.news.at(seq) else { break };
+            let record = recent[at].record();
+            if cursor.skips(seq) || !is_shown(&record, to, device, echo) {
+                cursor.sent = seq;
+                continue;
+            }
+            if !live.has_room() || cursor.ranges(key, live) >= CURSOR_RANGES_PULL {
+                break;
+            }
+            let held = live.holds(self.durable, effects.turn);
+            let outputs = if held { &mut effects.held } else { &mut effects.now };
+            let encoded = self.frames.get(at, dialect, held).unwrap_or_else(|| {
+                let place = Place::Group(group);
+                let encoded = encode(dialects, &record, to, place, dialect, held, outputs);
+                if encoded.shared {
+                    self.frames.keep(at, encoded.clone());
+                }
+                encoded
+            });
+            send(live, cursor, key, seq, &encoded, self.now_ms, outputs);
+            sent_any = true;
+        }
+        sent_any
+    }
+}
+
 /// What a pass brings.
+#[derive(Clone, Copy)]
 struct News<'a> {
     key: ConvKey,
     group: &'a GroupId,
