@@ -212,6 +212,7 @@ fn who_is_kicked_may_come_again_and_who_is_banned_may_not() {
     let api = server.http();
     let mut phone = Client::connect(&server, "bob", "phone");
     let mut tablet = Client::connect(&server, "bob", "tablet");
+    told(&mut phone, "logged_another_device");
     done(&api.post("/v1/users/bob/kick", &json!({"device": "phone"})));
     let error = phone.next();
     assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(2)));
@@ -219,6 +220,7 @@ fn who_is_kicked_may_come_again_and_who_is_banned_may_not() {
     assert_eq!(phone.closed(), Some(4006));
     tablet.nothing_more();
     let mut phone = Client::connect(&server, "bob", "phone");
+    told(&mut tablet, "logged_another_device");
     phone.nothing_more();
     done(&api.post("/v1/users/bob/ban", &json!({"reason": "for \"spam\""})));
     for client in [&mut phone, &mut tablet] {
