@@ -24,12 +24,15 @@ LOAD ?=
 CASES ?= short
 # How often `make crash` kills the server.
 ROUNDS ?= 100
+# What `make bench` passes on to the table; --json, --restart-messages 10000000.
+BENCH ?=
 
-.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench autobahn crash
+.PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench bench-code \
+	autobahn crash
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
-		| while IFS=$$'\t' read -r name about; do printf '  make %-10s %s\n' "$$name" "$$about"; done
+		| while IFS=$$'\t' read -r name about; do printf '  make %-11s %s\n' "$$name" "$$about"; done
 
 setup: ## Check for cargo, a C++ compiler and libclang; install the last two where that is possible
 	@scripts/setup.sh
@@ -66,12 +69,14 @@ unit: # Unit, golden, end-to-end and crash tests
 
 smoke: build # The benches and the load generator run, for a moment each
 	cargo bench --workspace --locked --bench '*' -- --test
-	$(BIN)/ringpost-bench first-row --warmup 0.5 --duration 1
+	$(BIN)/ringpost-bench table --quick
 	@scripts/demo.sh $(BIN) --smoke
 
-bench: build ## The benches, each beside its ceiling (bench/README.md); takes minutes
+bench: build ## The table of numbers, each beside its ceiling (bench/README.md); takes minutes
+	$(BIN)/ringpost-bench table $(BENCH)
+
+bench-code: ## What single parts cost, without sockets: framing, dialects, core, commits
 	cargo bench --workspace --locked --bench '*'
-	$(BIN)/ringpost-bench first-row
 
 autobahn: setup ## The WebSocket conformance suite (needs Python 2.7); make autobahn CASES=all takes 15 minutes
 	cargo build $(CARGO_FLAGS) --examples

@@ -332,8 +332,10 @@ impl Config {
                 self.put(key, Given::Toml(value), source)
             } else if let Some((list, put)) = tables::find(&name) {
                 put(self, value).map(|()| {
-                    let count = value.as_array().map_or(0, Vec::len);
-                    let shown = format!("{count} of [[{list}]]");
+                    let shown = match value {
+                        toml::Value::Array(tables) => format!("{} of [[{list}]]", tables.len()),
+                        _ => format!("[{list}]"),
+                    };
                     self.note(list, shown, &value.to_string(), source);
                 })
             } else {

@@ -11,10 +11,10 @@ Ringpost's configuration. Every key is here, commented out with its default: tak
 what you change. A variable of the environment wins over the file, and a flag of `ringpost serve` \
 over both. `ringpost check-config --config FILE` looks at what you have made of it.";
 
-/// The lists of tables, which have no flags; they are at the end of the file.
+/// The tables that have no flags; they are at the end of the file.
 const LISTS: &str = r##"
 # ------------------------------------------------------------------------------------------------
-# Lists of tables: in the file alone.
+# In the file alone.
 
 # Where WebSocket clients connect, up to 16 addresses; in place of `listen` above.
 #[[listener]]
@@ -63,6 +63,16 @@ const LISTS: &str = r##"
 #[[auth]]
 # A set of such keys (RFC 7517), each with its kid.
 #jwks_file = "jwks.json"
+
+# imboy: the keys of the `sign` that apps send, by major version; default: it is not asked for. An
+# app whose sign is wrong is told to get the newest one (code 707).
+#[imboy.sign_keys]
+#0 = "key of the apps of version 0"
+
+# imboy: ids on the wire are hashids of the numbers that users and groups have here; default: the
+# ids themselves. Also min_length and alphabet, by default those of the imboy server.
+#[imboy.hashids]
+#salt = "salt of the original server"
 "##;
 
 /// The file.
@@ -152,7 +162,7 @@ mod tests {
             assert!(config.given.contains_key(name), "{name} is not in the example");
         }
         // Without the lists and what has no default, it is the default.
-        let singles = whole[..whole.find("# Lists of tables").expect("the lists")].to_owned();
+        let singles = whole[..whole.find("# In the file alone").expect("the lists")].to_owned();
         let Config { shards: _, ready_file: _, given: _, ref listeners, .. } = Config::default();
         let shown = load(&singles);
         let shown = Config {

@@ -178,6 +178,12 @@ fn receive(number: usize, mut client: Client) -> (Vec<u32>, BTreeMap<u32, Instan
     let (mut got, mut acked) = (Vec::new(), BTreeMap::new());
     while let Ok(text) = client.next_text() {
         let message: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        if message["type"] == "S2C" {
+            // Of the other device.
+            let id = message["id"].as_str().expect("an id");
+            let _gone_already = client.send_text(&format!("CLIENT_ACK,S2C,{id},{}", client.did));
+            continue;
+        }
         let n = message["payload"].as_u64().expect("a number") as u32;
         got.push(n);
         let ack = format!("CLIENT_ACK,C2C,{},{}", id(number, n), client.did);

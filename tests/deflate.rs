@@ -187,6 +187,14 @@ fn messages_go_compressed_both_ways_and_each_device_gets_its_own_form() {
     assert_eq!(small.extensions, format!("{answer}{more}"));
     let mut large = Zipped::connect(&server, "bob", "large", BROWSER, 15);
     let mut plain = Client::connect(&server, "bob", "plain");
+    // Each is told of those that came after it.
+    for (client, did, later) in [(&mut small, "small", 2), (&mut large, "large", 1)] {
+        for _ in 0..later {
+            let (_, told) = client.json();
+            assert_eq!(told["id"], "logged_another_device");
+            client.send_text(&format!("CLIENT_ACK,S2C,logged_another_device,{did}"));
+        }
+    }
     let payload = payload();
     for round in 0..3 {
         let id = xid(round);

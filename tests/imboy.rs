@@ -410,6 +410,40 @@ fn webrtc_signals_are_relayed_and_never_stored() {
 }
 
 #[test]
+fn signals_for_a_reader_that_stopped_are_dropped() {
+    let server = Server::start();
+    let mut alice = Client::connect(&server, "alice", "a");
+    let mut bob = Client::connect(&server, "bob", "b");
+    let sdp = "x".repeat(60_000);
+    // 36 MB: more than the kernel's buffers of a connection take.
+    let count = 600;
+    for n in 0..count {
+        let signal = json!({"id": xid(n), "type": "webrtc_offer", "to": "bob",
+            "payload": {"n": n, "sdp": sdp}});
+        alice.send_text(&signal.to_string()).expect("connected");
+        alice.nothing_more();
+    }
+    let metrics = server.http().get("/metrics").body;
+    let queued = metrics.lines().find_map(|line| {
+        line.strip_prefix("ringpost_queued_bytes{shard=\"0\"} ")?.parse::<u64>().ok()
+    });
+    let queued = queued.expect("the gauge is there");
+    assert!(queued <= (512 << 10) + (64 << 10), "{queued} bytes wait for one reader");
+    alice.send_stored(&xid(count), "bob", &json!("are you there?"));
+    let mut got = 0;
+    loop {
+        let frame = bob.next();
+        if frame["type"] == "C2C" {
+            break;
+        }
+        got += 1;
+    }
+    assert!(got > 0 && got < count, "{got}");
+    bob.ack(&xid(count));
+    bob.nothing_more();
+}
+
+#[test]
 fn user_ids_are_shown_as_hashids() {
     let config = "[imboy.hashids]\nsalt = \"salt\"\n";
     let mut args = TWO_SHARDS.to_vec();

@@ -104,7 +104,7 @@ struct Shown {
 
 fn run(shape: Shape, seconds: Duration) -> io::Result<Echo> {
     let shown = Arc::new(Shown { bytes: AtomicU64::new(0), ended: AtomicBool::new(false) });
-    let (server, clock, address) = serve(shown.clone())?;
+    let (server, clock, address) = serve(shape.connections, shown.clone())?;
     let (client, connected) = load(shape, address, shown.clone())?;
     // A server that ended while connections still come would leave their clients waiting.
     connected.recv().map_err(|_| io::Error::other("the client could not connect"))?;
@@ -137,22 +137,21 @@ fn runtime() -> io::Result<Runtime<IoUringDriver>> {
 
 type Thread = JoinHandle<io::Result<()>>;
 
-/// Starts the server; it ends when its first connection after `ended` was set comes and goes.
-fn serve(shown: Arc<Shown>) -> io::Result<(Thread, ThreadClock, SocketAddr)> {
+/// Starts the server; it ends when one connection more than these comes. On a busy machine the last
+/// of these may be accepted long after the load was to end.
+fn serve(connections: usize, shown: Arc<Shown>) -> io::Result<(Thread, ThreadClock, SocketAddr)> {
     let (tell, told) = mpsc::channel();
     let thread = thread::Builder::new().name("echo-server".to_owned()).spawn(move || {
         runtime()?.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let started = (ThreadClock::current(), listener.local_addr()?);
             tell.send(started).map_err(io::Error::other)?;
-            loop {
+            for _ in 0..connections {
                 let (stream, _) = listener.accept().await?;
-                if shown.ended.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
                 stream.set_nodelay(true)?;
                 monoio::spawn(echo(stream, shown.clone()));
             }
+            listener.accept().await.map(drop)
         })
     })?;
     let (clock, address) = told.recv().map_err(|_| io::Error::other("the server did not start"))?;
@@ -194,7 +193,7 @@ fn load(
             for task in tasks {
                 task.await?;
             }
-            // The server looks at `ended` when somebody comes.
+            // The server waits for this one to end.
             TcpStream::connect_addr(address).await.map(drop)
         })
     })?;

@@ -6,21 +6,24 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::echo::{self, Echo, Shape};
+use crate::loadgen;
 use crate::puts;
 use crate::server::Server;
+use crate::table::{self, Row};
 use crate::{FirstRowArgs, Measured, PutArgs};
 
-/// A bare echo of the same bytes: a private message of 256 B is four frames on four sockets, in all
+/// Bytes of a frame, on average: a private message of 256 B is four frames on four sockets, in all
 /// about 900 B with their heads (message in, receipt out, delivery out, acknowledgement in).
-const ECHO: Shape = Shape { bytes: 224, connections: 200, in_flight: 1 };
+pub const ECHO_BYTES: usize = 224;
+/// A bare echo of the same bytes.
+const ECHO: Shape = Shape { bytes: ECHO_BYTES, connections: 200, in_flight: 1 };
 /// The same connections and messages in flight as the canonical load: writes coalesce as they do
 /// there.
-const ECHO_COALESCED: Shape = Shape { bytes: 224, connections: 1000, in_flight: 4 };
+const ECHO_COALESCED: Shape = Shape { bytes: ECHO_BYTES, connections: 1000, in_flight: 4 };
 
 /// The machine's speed changed between two echoes that differ by more than this share.
 const ECHOES_DIFFER_MAX: f64 = 0.1;
@@ -78,14 +81,14 @@ struct Latency {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Cpu {
-    us_per_message: f64,
+    us: f64,
     threads: Vec<Thread>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Thread {
     name: String,
-    us_per_message: f64,
+    us: f64,
     busiest: f64,
 }
 
@@ -94,8 +97,8 @@ struct Thread {
 /// # Errors
 /// A sentence for the user.
 pub fn measure(args: &FirstRowArgs) -> Result<FirstRow, String> {
-    let server_bin = binary(args.server_bin.as_deref(), "ringpost")?;
-    let loadgen_bin = binary(args.loadgen_bin.as_deref(), "ringpost-loadgen")?;
+    let server_bin = loadgen::binary(args.server_bin.as_deref(), "ringpost")?;
+    let loadgen_bin = loadgen::binary(args.loadgen_bin.as_deref(), "ringpost-loadgen")?;
     let dir = match &args.dir {
         Some(dir) => tempfile::tempdir_in(dir),
         None => tempfile::tempdir(),
@@ -109,7 +112,7 @@ pub fn measure(args: &FirstRowArgs) -> Result<FirstRow, String> {
     let commits = (seconds * 50.0).clamp(50.0, 1_000.0) as u32;
 
     let echo_before = echo::measure(ECHO, echo_time)?;
-    let server = Server::start(&server_bin, dir.path())?;
+    let server = Server::start(&server_bin, dir.path(), 1)?;
     let saturated = load(&loadgen_bin, &server, args.warmup, args.duration, None)?;
     let rate = (saturated.messages_per_s / 2.0) as u32;
     let half = load(&loadgen_bin, &server, args.warmup, args.duration / 2, Some(rate.max(1)))?;
@@ -124,9 +127,9 @@ pub fn measure(args: &FirstRowArgs) -> Result<FirstRow, String> {
     let storage = cpu.threads.iter().filter(|thread| is_storage(&thread.name));
     Ok(FirstRow {
         two_echoes_us,
-        ratio: cpu.us_per_message / two_echoes_us,
-        storage_us: storage.map(|thread| thread.us_per_message).sum(),
-        messages_per_core_s: 1e6 / cpu.us_per_message,
+        ratio: cpu.us / two_echoes_us,
+        storage_us: storage.map(|thread| thread.us).sum(),
+        messages_per_core_s: 1e6 / cpu.us,
         echo_before,
         echo_after,
         echo_coalesced,
@@ -141,21 +144,6 @@ fn is_storage(thread: &str) -> bool {
     thread.starts_with("log-") || thread.starts_with("rocksdb")
 }
 
-fn binary(named: Option<&Path>, name: &str) -> Result<PathBuf, String> {
-    let path = match named {
-        Some(path) => path.to_owned(),
-        None => {
-            let own = std::env::current_exe();
-            own.map_err(|error| format!("cannot find this binary: {error}"))?.with_file_name(name)
-        }
-    };
-    if path.is_file() {
-        return std::path::absolute(&path)
-            .map_err(|error| format!("cannot find {}: {error}", path.display()));
-    }
-    Err(format!("{} is not there: build it (cargo build --release), or name it", path.display()))
-}
-
 fn load(
     binary: &Path,
     server: &Server,
@@ -163,27 +151,14 @@ fn load(
     duration: Duration,
     rate: Option<u32>,
 ) -> Result<Load, String> {
-    let mut command = Command::new(binary);
-    command
-        .args(["private", "--json", "--server", &server.listen.to_string()])
-        .args(["--server-pid", &server.pid().to_string()])
-        .args(["--warmup", &warmup.as_secs_f64().to_string()])
-        .args(["--duration", &duration.as_secs_f64().to_string()])
-        .arg("--secret-file")
-        .arg(&server.secret)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
+    let mut arguments = loadgen::flags([
+        ("warmup", warmup.as_secs_f64().to_string()),
+        ("duration", duration.as_secs_f64().to_string()),
+    ]);
     if let Some(rate) = rate {
-        command.args(["--rate", &rate.to_string()]);
+        arguments.extend(loadgen::flags([("rate", rate.to_string())]));
     }
-    let output = command.output();
-    let output = output.map_err(|error| format!("cannot start {}: {error}", binary.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        return Err(format!("the load generator ended with {}: {text}", output.status));
-    }
-    serde_json::from_str(&text)
-        .map_err(|error| format!("cannot understand the load generator: {error}: {text}"))
+    loadgen::run(binary, server, "private", &arguments)
 }
 
 impl Measured for FirstRow {
@@ -191,14 +166,7 @@ impl Measured for FirstRow {
         let mut text = String::from(
             "durable private message, both acknowledgements, 256 B, one shard, fsync\n\n",
         );
-        let mut row = |what: &str, measured: String, ceiling: String, target: String| {
-            writeln!(text, "{what:<40} {measured:>10}   {ceiling:<52} {target}")
-                .expect("a string takes everything");
-        };
-        row("what", "measured".into(), "beside".into(), "target".into());
-        self.write_cpu(&mut row);
-        self.write_latency(&mut row);
-        self.write_store(&mut row);
+        text.push_str(&table::text(&self.rows()));
         self.write_threads(&mut text);
         self.write_doubts(&mut text);
         text
@@ -206,94 +174,112 @@ impl Measured for FirstRow {
 }
 
 impl FirstRow {
-    fn write_cpu(&self, row: &mut impl FnMut(&str, String, String, String)) {
-        let Echo { shape, .. } = self.echo_before;
-        row(
-            "server CPU per message",
-            format!("{:.2} µs", self.saturated.server_cpu.us_per_message),
-            format!(
-                "two bare echoes {:.2} µs ({} B; {:.2}, then {:.2})",
-                self.two_echoes_us, shape.bytes, self.echo_before.cpu_us, self.echo_after.cpu_us
-            ),
-            String::new(),
-        );
-        row(
-            "  ÷ two bare echoes",
-            format!("{:.2}", self.ratio),
-            String::new(),
-            format!("≤ {RATIO_MAX}"),
-        );
-        row(
-            "  ÷ two echoes that coalesce",
-            format!(
-                "{:.2}",
-                self.saturated.server_cpu.us_per_message / (2.0 * self.echo_coalesced.cpu_us)
-            ),
-            format!(
-                "two of {:.2} µs ({} connections, {} in flight)",
-                self.echo_coalesced.cpu_us,
-                self.echo_coalesced.shape.connections,
-                self.echo_coalesced.shape.in_flight
-            ),
-            String::new(),
-        );
-        row(
-            "messages/s",
-            format!("{:.0}", self.saturated.messages_per_s),
-            format!("store alone {:.0}", self.puts.store.per_s),
-            String::new(),
-        );
-        row(
-            "messages/s per core used",
-            format!("{:.0}", self.messages_per_core_s),
-            format!("bottleneck: {}", self.saturated.bottleneck.replace('_', " ")),
-            format!("≥ {MESSAGES_PER_S_MIN:.0}"),
-        );
+    /// Server CPU per message, saturated.
+    pub fn us_per_message(&self) -> f64 {
+        self.saturated.server_cpu.us
     }
 
-    fn write_latency(&self, row: &mut impl FnMut(&str, String, String, String)) {
-        let commit = &self.puts.commit;
-        let at = format!("at {:.0}/s", self.half.messages_per_s);
-        for (quantile, measured, limit) in [
-            ("p50", self.half.receipt.p50_us, P50_COMMITS_MAX),
-            ("p99", self.half.receipt.p99_us, P99_COMMITS_MAX),
-        ] {
-            row(
-                &format!("receipt {quantile} {at}"),
-                format!("{measured:.0} µs"),
+    /// Its lines of the table.
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows = self.cpu_rows();
+        rows.extend(self.latency_rows());
+        rows.extend(self.store_rows());
+        rows
+    }
+
+    fn cpu_rows(&self) -> Vec<Row> {
+        let (us, echo, coalesced) =
+            (self.us_per_message(), &self.echo_before, &self.echo_coalesced);
+        let per_core = self.messages_per_core_s;
+        vec![
+            Row::new(
+                "durable private message, server CPU",
+                format!("{us:.2} µs"),
                 format!(
-                    "{:.1} × one synced commit ({:.0} µs)",
-                    measured / commit.p50_us,
-                    commit.p50_us
+                    "{:.2} × two bare echoes, {:.2} µs ({} B; {:.2}, then {:.2})",
+                    self.ratio,
+                    self.two_echoes_us,
+                    echo.shape.bytes,
+                    echo.cpu_us,
+                    self.echo_after.cpu_us
                 ),
-                format!("≤ {limit} ×"),
-            );
-        }
+                format!("≤ {RATIO_MAX} × them"),
+                self.ratio <= RATIO_MAX,
+            ),
+            Row::plain(
+                "  beside two echoes that coalesce",
+                format!("{:.2} ×", us / (2.0 * coalesced.cpu_us)),
+                format!(
+                    "two of {:.2} µs ({} connections, {} in flight)",
+                    coalesced.cpu_us, coalesced.shape.connections, coalesced.shape.in_flight
+                ),
+            ),
+            Row::plain(
+                "  messages/s",
+                format!("{:.0}", self.saturated.messages_per_s),
+                format!(
+                    "store alone {:.0}; bottleneck: {}",
+                    self.puts.store.per_s,
+                    self.saturated.bottleneck.replace('_', " ")
+                ),
+            ),
+            Row::new(
+                "  messages/s per core used",
+                format!("{per_core:.0}"),
+                String::new(),
+                format!("≥ {MESSAGES_PER_S_MIN:.0}"),
+                per_core >= MESSAGES_PER_S_MIN,
+            ),
+        ]
     }
 
-    fn write_store(&self, row: &mut impl FnMut(&str, String, String, String)) {
-        row(
-            "storage CPU per message, in the server",
-            format!("{:.2} µs", self.storage_us),
-            format!("RocksDB log + ids {:.2} µs", self.puts.log_ids.cpu_us),
-            format!("≤ {STORE_ALL_US_MAX} µs with marks and cursors"),
-        );
-        row(
-            "storage CPU per message, alone",
-            format!("{:.2} µs", self.puts.store.cpu_us),
-            format!("RocksDB log {:.2} µs", self.puts.log.cpu_us),
-            format!("≤ {STORE_US_MAX} µs"),
-        );
+    fn latency_rows(&self) -> Vec<Row> {
+        let (commit, receipt) = (&self.puts.commit, &self.half.receipt);
+        let row = |name, measured: f64, limit: f64| {
+            let times = measured / commit.p50_us;
+            Row::new(
+                &format!("  receipt {name} at {:.0}/s", self.half.messages_per_s),
+                format!("{:.2} ms", measured / 1e3),
+                format!("{times:.1} × one synced commit ({:.2} ms)", commit.p50_us / 1e3),
+                format!("≤ {limit} × it"),
+                times <= limit,
+            )
+        };
+        vec![
+            row("p50", receipt.p50_us, P50_COMMITS_MAX),
+            row("p99", receipt.p99_us, P99_COMMITS_MAX),
+        ]
     }
 
-    fn write_threads(&self, text: &mut String) {
+    fn store_rows(&self) -> Vec<Row> {
+        let (inside, alone) = (self.storage_us, self.puts.store.cpu_us);
+        vec![
+            Row::new(
+                "storage CPU per message, in the server",
+                format!("{inside:.2} µs"),
+                format!("RocksDB's log + ids alone {:.2} µs", self.puts.log_ids.cpu_us),
+                format!("≤ {STORE_ALL_US_MAX} µs, all of it"),
+                inside <= STORE_ALL_US_MAX,
+            ),
+            Row::new(
+                "storage CPU per message, alone",
+                format!("{alone:.2} µs"),
+                format!("RocksDB's log alone {:.2} µs", self.puts.log.cpu_us),
+                format!("≤ {STORE_US_MAX} µs"),
+                alone <= STORE_US_MAX,
+            ),
+        ]
+    }
+
+    /// Where the CPU went.
+    pub fn write_threads(&self, text: &mut String) {
         for (what, load) in [("saturated", &self.saturated), ("half the rate", &self.half)] {
             write!(text, "\n{what}, server CPU µs per message by thread:")
                 .expect("a string takes everything");
             for thread in &load.server_cpu.threads {
-                if thread.us_per_message >= 0.005 {
-                    let Thread { name, us_per_message, busiest } = thread;
-                    write!(text, "  {name} {us_per_message:.2} ({:.0} %)", busiest * 100.0)
+                if thread.us >= 0.005 {
+                    let Thread { name, us, busiest } = thread;
+                    write!(text, "  {name} {us:.2} ({:.0} %)", busiest * 100.0)
                         .expect("a string takes everything");
                 }
             }
@@ -301,7 +287,8 @@ impl FirstRow {
         text.push('\n');
     }
 
-    fn write_doubts(&self, text: &mut String) {
+    /// Why these numbers may say little.
+    pub fn write_doubts(&self, text: &mut String) {
         let (before, after) = (self.echo_before.cpu_us, self.echo_after.cpu_us);
         if (before / after - 1.0).abs() > ECHOES_DIFFER_MAX {
             text.push_str("\nThe echo before and the one after differ: run this again.\n");

@@ -14,8 +14,12 @@ pub struct Server {
     child: Child,
     /// Where it listens for messages.
     pub listen: SocketAddr,
+    /// Where its API listens.
+    pub api: SocketAddr,
     /// Its token secret.
     pub secret: PathBuf,
+    /// Its API key.
+    pub api_key: PathBuf,
     log: PathBuf,
 }
 
@@ -25,6 +29,7 @@ const WAIT: Duration = Duration::from_secs(30);
 #[derive(Deserialize)]
 struct Ready {
     listen: Addresses,
+    api: Addresses,
 }
 
 /// One address, or several.
@@ -35,19 +40,33 @@ enum Addresses {
     All(Vec<SocketAddr>),
 }
 
+impl Addresses {
+    fn first(self) -> Option<SocketAddr> {
+        match self {
+            Addresses::One(address) => Some(address),
+            Addresses::All(all) => all.first().copied(),
+        }
+    }
+}
+
 impl Server {
-    /// Starts one with one shard and everything it writes under `dir`.
+    /// The store of a server that runs in `dir`.
+    pub fn data(dir: &Path) -> PathBuf {
+        dir.join("data")
+    }
+
+    /// Starts one with so many shards and everything it writes under `dir`.
     ///
     /// # Errors
     /// A sentence for the user, with the end of what the server said.
-    pub fn start(binary: &Path, dir: &Path) -> Result<Server, String> {
+    pub fn start(binary: &Path, dir: &Path, shards: u16) -> Result<Server, String> {
         let cannot = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
-        let (data, ready, log) = (dir.join("data"), dir.join("ready"), dir.join("server.log"));
+        let (data, ready, log) = (Server::data(dir), dir.join("ready"), dir.join("server.log"));
         let output = File::create(&log).map_err(|error| cannot("make a log file", &error))?;
         let errors = output.try_clone().map_err(|error| cannot("make a log file", &error))?;
         let child = Command::new(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"])
-            .args(["--shards", "1", "--data"])
+            .args(["--shards", &shards.to_string(), "--data"])
             .arg(&data)
             .arg("--ready-file")
             .arg(&ready)
@@ -58,8 +77,8 @@ impl Server {
             .spawn()
             .map_err(|error| cannot(&format!("start {}", binary.display()), &error))?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let secret = data.join("token-secret");
-        let mut server = Server { child, listen: nowhere, secret, log };
+        let (secret, api_key) = (data.join("token-secret"), data.join("api-key"));
+        let mut server = Server { child, listen: nowhere, api: nowhere, secret, api_key, log };
         let deadline = Instant::now() + WAIT;
         while !ready.exists() {
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -71,12 +90,10 @@ impl Server {
             thread::sleep(Duration::from_millis(10));
         }
         let text = fs::read(&ready).map_err(|error| cannot("read the ready file", &error))?;
-        let Ready { listen } = serde_json::from_slice(&text)
+        let Ready { listen, api } = serde_json::from_slice(&text)
             .map_err(|error| cannot("understand the ready file", &error))?;
-        server.listen = match listen {
-            Addresses::One(address) => address,
-            Addresses::All(all) => *all.first().ok_or("the server listens nowhere")?,
-        };
+        server.listen = listen.first().ok_or("the server listens nowhere")?;
+        server.api = api.first().ok_or("the server's API listens nowhere")?;
         Ok(server)
     }
 

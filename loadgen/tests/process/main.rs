@@ -184,8 +184,9 @@ fn usage_errors_have_their_own_status() {
 fn frames_can_be_shown() {
     let stub = Stub::start(SECRET, Fault::None);
     let address = stub.address.to_string();
+    // So many that every user's are among them, whoever is the faster.
     let output =
-        loadgen(&address, SECRET, &["--show", "40", "--in-flight", "2", "--prefix", "demo-"]);
+        loadgen(&address, SECRET, &["--show", "2000", "--in-flight", "2", "--prefix", "demo-"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
     for part in [
