@@ -197,6 +197,8 @@ fn answer(load: &Load) -> Loaded {
         Load::Inbox { .. } => Loaded::Inbox(Vec::new()),
         Load::Memberships { .. } => Loaded::Memberships(Vec::new()),
         Load::Cursors { .. } => Loaded::Cursors(Vec::new()),
+        Load::Relations { .. } => Loaded::Relations(Vec::new()),
+        Load::Owed { .. } => Loaded::Owed(Vec::new()),
         other => panic!("private messages that are delivered live need no {other:?}"),
     }
 }
