@@ -58,6 +58,7 @@ impl Exchange {
             auto_create_users: true,
             revoke_within_ms: 0,
             private_policy: PrivatePolicy::default(),
+            strangers_over_groups: false,
             presence_quiet_ms: 0,
             deflate_level: 1,
             dialects: Settings::default(),

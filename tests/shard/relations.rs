@@ -457,3 +457,44 @@ fn what_is_owed_is_bounded_under_way_and_altogether() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn strangers_may_write_while_they_are_in_a_common_group() {
+    use ringpost_core::command::GroupOperation;
+    use ringpost_core::event::JoinPolicy;
+    for policy in [PrivatePolicy::Contacts, PrivatePolicy::Friends] {
+        for strangers in [false, true] {
+            let mut world = World::with(2, |config| {
+                config.private_policy = policy;
+                config.strangers_over_groups = strangers;
+            });
+            for id in ["alice", "bob", "carol"] {
+                world.put_user(id, "{}");
+            }
+            let alice = world.connect("alice", "a");
+            let no = Some("not_a_friend".to_owned());
+            assert_eq!(refused(&mut world, 1, alice, "bob"), no);
+            let create = GroupOperation::Create {
+                owner: user("carol"),
+                members: vec![user("alice"), user("bob")],
+                join_policy: JoinPolicy::Open,
+                profile: "{}".to_owned(),
+            };
+            assert!(matches!(world.group("team", create), Answer::Group { .. }));
+            let told = if strangers { None } else { no.clone() };
+            assert_eq!(refused(&mut world, 2, alice, "bob"), told);
+            // Blocks count always.
+            assert_eq!(world.relation(block("bob", "alice", true)), Answer::Done);
+            assert_eq!(refused(&mut world, 3, alice, "bob"), Some("in_denylist".to_owned()));
+            assert_eq!(world.relation(block("bob", "alice", false)), Answer::Done);
+            assert_eq!(refused(&mut world, 4, alice, "bob"), told);
+            let leave = GroupOperation::Remove { user: user("bob"), by: None };
+            assert_eq!(world.group("team", leave), Answer::Done);
+            assert_eq!(refused(&mut world, 5, alice, "bob"), no);
+            assert_eq!(refused(&mut world, 6, alice, "carol"), told);
+            let dissolve = GroupOperation::Dissolve { by: None };
+            assert_eq!(world.group("team", dissolve), Answer::Done);
+            assert_eq!(refused(&mut world, 7, alice, "carol"), no);
+        }
+    }
+}
