@@ -74,16 +74,16 @@ struct Watch {
     reserve: Reserve,
     mesh: Mesh,
     health: Health,
-    /// Whether it was low at the last look. Held while the shards are told, so that they hear of
+    /// Whether it was low at the last look; `None` before the first. Held while the shards are told, so that they hear of
     /// changes in their order; nobody waits long for it.
-    low: Mutex<bool>,
+    low: Mutex<Option<bool>>,
 }
 
 impl Space {
     /// Of the file system that `data` lies in.
     pub fn new(data: PathBuf, reserve: Reserve, mesh: &Mesh, health: &Health) -> Space {
         let (mesh, health) = (mesh.clone(), health.clone());
-        Space(Arc::new(Watch { data, reserve, mesh, health, low: Mutex::new(false) }))
+        Space(Arc::new(Watch { data, reserve, mesh, health, low: Mutex::new(None) }))
     }
 
     /// Looks at the disk; when it has become low, or good again, all shards are told.
@@ -95,9 +95,9 @@ impl Space {
         let mut low = watch.low.lock().unwrap_or_else(PoisonError::into_inner);
         let sys::Disk { bytes, free } = sys::disk(&watch.data)?;
         let reserve = watch.reserve.of(bytes);
-        let now = is_low(*low, free, reserve);
-        if now != *low {
-            *low = now;
+        // The process before this one may have ended low: what it waited for is waited for.
+        let now = is_low(low.unwrap_or(true), free, reserve);
+        if now != low.replace(now).unwrap_or(false) {
             self.tell(now, free, reserve);
         }
         watch.health.set_disk(free, reserve, now);

@@ -382,6 +382,25 @@ fn unacknowledged_group_messages_are_sent_again_at_their_times() {
     assert!(at.iter().zip(wanted).all(|(&ms, wanted)| near(ms, wanted)), "{at:?}");
 }
 
+#[test]
+fn what_one_request_learns_of_a_member_is_enough_for_the_next() {
+    let mut world = World::new(1);
+    found(&mut world, "team", &["alice", "bob"]);
+    let mut world = world.crash(1);
+    let (alice, bob) = (world.connect("alice", "a"), world.connect("bob", "b"));
+    world.answers_loads = false;
+    for n in 1..=3 {
+        world.send_group(alice, &xid(n), "team", &n.to_string());
+    }
+    // The group, then for each message whether it is a resend and who its sender is: the second
+    // and third answer about her come when their messages have gone on.
+    while world.answer_load(0) {
+        world.settle();
+    }
+    assert_eq!(got(&mut world, bob, "b"), ["1", "2", "3"]);
+    assert_eq!(world.take(alice).len(), 3);
+}
+
 /// Members come, go, write, read and are cut off while records are under way between shards, and the
 /// process crashes in between: everybody sees his part of one order, without a hole.
 #[test]

@@ -498,3 +498,25 @@ fn strangers_may_write_while_they_are_in_a_common_group() {
         }
     }
 }
+
+#[test]
+fn an_answer_may_come_when_its_request_has_gone_on() {
+    let mut world = World::with_policy(2, PrivatePolicy::Contacts);
+    for id in ["alice", "bob"] {
+        world.put_user(id, r#"{"org":"O"}"#);
+    }
+    let (alice, bob) = (world.connect("alice", "a"), world.connect("bob", "b"));
+    assert_eq!(refused(&mut world, 1, alice, "bob"), None);
+    world.put_user("bob", r#"{"org":"O","name":"B"}"#);
+    world.take(bob);
+    // Both ask who bob is now, and the first answer is enough for both.
+    world.answers_loads = false;
+    world.send(alice, &xid(2), "bob", "x");
+    let signal = json!({"id": "s", "type": "webrtc_offer", "to": "bob", "payload": {}});
+    world.say(alice, &signal.to_string());
+    world.answers_loads = true;
+    world.settle();
+    let kinds: Vec<_> = world.take(bob).iter().map(|frame| frame["type"].clone()).collect();
+    assert_eq!(kinds.len(), 2, "{kinds:?}");
+    assert_eq!(refused(&mut world, 3, alice, "bob"), None);
+}

@@ -57,6 +57,9 @@ pub(crate) struct Conv {
     pub(crate) known: Option<u64>,
     /// Whether the two of a private conversation are contacts; `None`: not looked up.
     pub(crate) contacts: Option<bool>,
+    /// Questions about its members that the log has not answered. A request does not wait for its
+    /// own when the answer to another's is enough.
+    pub(crate) asking: u32,
     /// What the two of a private conversation are to each other.
     pub(crate) relations: Option<Box<[RelationRow; 2]>>,
     /// What there is beside if it is a group.
@@ -179,7 +182,8 @@ impl Conv {
         self.loaded
             && self.waiting.is_empty()
             && self.turn <= durable
-            && self.group.as_ref().is_none_or(|group| group.subscribers.is_empty())
+            && self.asking == 0
+            && self.group.as_ref().is_none_or(|group| group.rests())
     }
 
     /// Whether it is not there yet: one of its users, or the group, does not exist, and may
@@ -226,6 +230,7 @@ impl Conversations {
             exists: [false; 2],
             known: None,
             contacts: None,
+            asking: 0,
             relations: None,
             group: None,
             turn: 0,
@@ -357,12 +362,13 @@ impl Shard {
     fn ask_about_members(&mut self, index: u32, ticket: u64, effects: &mut Effects) {
         let conv = &mut self.conversations.slab[index as usize];
         let key = conv.key;
-        let (Some(group), true) = (&conv.group, conv.loaded) else { return };
+        let (Some(group), true) = (&mut conv.group, conv.loaded) else { return };
         let pending = &mut conv.waiting[(ticket - conv.front) as usize];
         if pending.asking || group.knows(&pending.request) {
             return;
         }
         pending.asking = true;
+        group.asking += 1;
         let users = group.unknown(&pending.request);
         let Some(Conversation::Group(name)) = &conv.conversation else {
             unreachable!("only a group has members")
@@ -418,12 +424,15 @@ impl Shard {
         loaded: Vec<MemberLoaded>,
         effects: &mut Effects,
     ) {
-        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let index = self.conversations.find(key).expect("what is asked about is not evicted");
         let conv = &mut self.conversations.slab[index as usize];
-        let at = ticket.checked_sub(conv.front).expect("a request waits for its answer");
-        let pending = conv.waiting.get_mut(at as usize).expect("a request waits for its answer");
-        pending.asking = false;
+        // It may have gone on already, with what another request has learnt.
+        let at = ticket.checked_sub(conv.front);
+        if let Some(pending) = at.and_then(|at| conv.waiting.get_mut(at as usize)) {
+            pending.asking = false;
+        }
         let group = conv.group.as_mut().expect("only a group has members");
+        group.asking -= 1;
         group.learn(users.into_iter().zip(loaded));
         self.run(key, effects);
     }

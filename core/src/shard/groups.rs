@@ -29,6 +29,9 @@ pub(crate) struct Group {
     pub(crate) row: Option<Box<GroupRow>>,
     /// Those of the users that were asked about lately, members or not.
     members: HashMap<UserId, Member, Hashing>,
+    /// Questions about members that the log has not answered. A request does not wait for its own
+    /// when the answer to another's is enough.
+    pub(crate) asking: u32,
     /// The shards that want its records.
     pub(crate) subscribers: Subscribers,
     /// Shards that wait for the head until the group is loaded.
@@ -71,6 +74,11 @@ impl Subscribers {
 }
 
 impl Group {
+    /// Whether nothing of it would be missed if it were not in memory.
+    pub(crate) fn rests(&self) -> bool {
+        self.subscribers.is_empty() && self.asking == 0
+    }
+
     /// Whether everything that the request's execution looks at is known.
     pub(crate) fn knows(&self, request: &Request) -> bool {
         match request {
@@ -623,9 +631,8 @@ impl Shard {
     pub(crate) fn forget_members(&mut self, index: u32) {
         let durable = self.durable;
         let conv = &mut self.conversations.slab[index as usize];
-        let asks = conv.waiting.iter().any(|pending| pending.asking);
         let Some(group) = &mut conv.group else { return };
-        if !asks && group.members.len() > MEMBERS_KNOWN {
+        if group.asking == 0 && group.members.len() > MEMBERS_KNOWN {
             group.members.retain(|_, member| member.turn > durable);
         }
     }

@@ -95,6 +95,12 @@ impl Conv {
         counts && !known && matches!(pending.request, Request::Command(_))
     }
 
+    /// The request with this ticket, if it still waits.
+    fn asker(&mut self, ticket: u64) -> Option<&mut Pending> {
+        let at = ticket.checked_sub(self.front)?;
+        self.waiting.get_mut(at as usize)
+    }
+
     pub(crate) fn are_friends(&self) -> bool {
         self.relations.as_ref().is_some_and(|rows| rows[0].friends_ms > 0)
     }
@@ -155,6 +161,7 @@ impl Shard {
         let name = conv.conversation.as_ref().expect("a loaded one has a name");
         let users: Vec<UserId> = name.marked().cloned().collect();
         let key = conv.key;
+        conv.asking += 1;
         conv.waiting[(ticket - conv.front) as usize].asking = true;
         let waiting = Waiting::People { key, ticket, clock: self.changes.clock() };
         self.load(waiting, Load::Users { users }, effects);
@@ -170,6 +177,7 @@ impl Shard {
             unreachable!("only two users have a common group")
         };
         let load = Load::CommonGroup { one: low.clone(), other: high.clone() };
+        conv.asking += 1;
         conv.waiting[at].asking = true;
         let key = conv.key;
         self.load(Waiting::CommonGroup { key, ticket }, load, effects);
@@ -182,11 +190,13 @@ impl Shard {
         found: bool,
         effects: &mut Effects,
     ) {
-        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let index = self.conversations.find(key).expect("what asks is not evicted");
         let conv = &mut self.conversations.slab[index as usize];
-        let at = ticket.checked_sub(conv.front).expect("a request waits for its answer");
-        let pending = conv.waiting.get_mut(at as usize).expect("a request waits for its answer");
-        (pending.asking, pending.common) = (false, Some(found));
+        conv.asking -= 1;
+        // It may have gone on already: the two may have become friends.
+        if let Some(pending) = conv.asker(ticket) {
+            (pending.asking, pending.common) = (false, Some(found));
+        }
         self.run(key, effects);
     }
 
@@ -200,7 +210,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let mut scratch = std::mem::take(&mut self.json);
-        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let index = self.conversations.find(key).expect("what asks is not evicted");
         let conv = &mut self.conversations.slab[index as usize];
         let open =
             |row: &Option<UserRow>| row.as_ref().is_some_and(|row| row.standing.cancelled_ms == 0);
@@ -208,10 +218,11 @@ impl Shard {
         conv.exists = [exists(0), exists(1)];
         conv.known = Some(clock);
         conv.contacts = Some(are_contacts(&people, &mut scratch));
-        let at = ticket.checked_sub(conv.front).expect("a request waits for its answer");
-        let pending = conv.waiting.get_mut(at as usize).expect("a request waits for its answer");
-        pending.asking = false;
-        pending.people = Some(people);
+        conv.asking -= 1;
+        // It may have gone on already, with what another request has learnt.
+        if let Some(pending) = conv.asker(ticket) {
+            (pending.asking, pending.people) = (false, Some(people));
+        }
         self.json = scratch;
         self.run(key, effects);
     }
