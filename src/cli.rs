@@ -346,7 +346,7 @@ mod tests {
                     --address-handshakes-max 0 \
                     --reserve-percent 3 --reserve-bytes 0 \
                     --auto-create-users false --private-policy friends \
-                    --presence-quiet-s 5 --revoke-within-s 60 --metrics-public \
+                    --strangers-over-groups --presence-quiet-s 5 --revoke-within-s 60 --metrics-public \
                     --deflate false --deflate-level 6 \
                     --log-format json \
                     --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2 \

@@ -46,6 +46,8 @@ pub struct Config {
     pub auto_create_users: bool,
     /// Who may write to whom.
     pub private_policy: PrivatePolicy,
+    /// Members of a common group may, too.
+    pub strangers_over_groups: bool,
     /// Seconds after a start for which nobody is told who comes and goes.
     pub presence_quiet_s: u32,
     /// Seconds in which an author may take a message back; 0: always.
@@ -142,6 +144,7 @@ impl Default for Config {
             drain_s: 0,
             auto_create_users: false,
             private_policy: PrivatePolicy::Anyone,
+            strangers_over_groups: false,
             presence_quiet_s: 0,
             revoke_within_s: 0,
             deflate: false,

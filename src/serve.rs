@@ -217,6 +217,7 @@ impl Server {
                 id_leased: opening.leased,
                 auto_create_users: config.auto_create_users,
                 private_policy: config.private_policy,
+                strangers_over_groups: config.strangers_over_groups,
                 // On a new store nobody has been here before, who would come again.
                 presence_quiet_ms: if opening.recovery.created {
                     0

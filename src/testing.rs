@@ -116,6 +116,7 @@ impl Shards {
                     id_leased: 0,
                     auto_create_users: true,
                     private_policy: PrivatePolicy::default(),
+                    strangers_over_groups: false,
                     presence_quiet_ms: 0,
                     revoke_within_ms: 120_000,
                     deflate_level: 1,

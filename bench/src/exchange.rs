@@ -58,6 +58,7 @@ impl Exchange {
             auto_create_users: true,
             revoke_within_ms: 0,
             private_policy: PrivatePolicy::default(),
+            strangers_over_groups: false,
             presence_quiet_ms: 0,
             deflate_level: 1,
             dialects: Settings::default(),
@@ -197,6 +198,7 @@ fn answer(load: &Load) -> Loaded {
         Load::Inbox { .. } => Loaded::Inbox(Vec::new()),
         Load::Memberships { .. } => Loaded::Memberships(Vec::new()),
         Load::Cursors { .. } => Loaded::Cursors(Vec::new()),
+        Load::Relations { .. } => Loaded::Relations(Vec::new()),
         Load::Owed { .. } => Loaded::Owed(Vec::new()),
         other => panic!("private messages that are delivered live need no {other:?}"),
     }

@@ -388,6 +388,8 @@ pub enum Load {
     /// A page of what a user is to others, in order of their ids, behind `after`; `friends`: those
     /// with a friendship alone.
     Relations { user: UserId, after: Option<UserId>, limit: u32, friends: bool },
+    /// An open group that both users are members of.
+    CommonGroup { one: UserId, other: UserId },
     /// A page of what the slots of a shard owe, in key order, behind `after`.
     Owed { shard: ShardId, shards: u16, after: Option<(Slot, MessageId)>, limit: u32 },
     /// The cursors of all devices of a user in one conversation.
@@ -421,6 +423,8 @@ pub enum Loaded {
     Users(Vec<Option<UserRow>>),
     /// See [`Load::Relations`]; fewer than asked for means that there are no more.
     Relations(Vec<(UserId, RelationRow)>),
+    /// See [`Load::CommonGroup`]; the first in key order, if there is one.
+    CommonGroup(Option<GroupId>),
     /// See [`Load::Owed`]; fewer than asked for means that there are no more.
     Owed(Vec<(Slot, MessageId, Owed)>),
     /// See [`Load::Cursors`].

@@ -75,6 +75,8 @@ pub struct ShardConfig {
     pub auto_create_users: bool,
     /// Who may write to whom.
     pub private_policy: PrivatePolicy,
+    /// Members of a common group may, too, where not everybody may.
+    pub strangers_over_groups: bool,
     /// Nobody is told who comes and goes for so long after the start, ms.
     pub presence_quiet_ms: u64,
     /// How long an author may take a message back, ms; 0: always.
@@ -97,6 +99,7 @@ enum Waiting {
     Members { key: ConvKey, ticket: u64, users: Vec<UserId> },
     Roster { id: ControlId },
     People { key: ConvKey, ticket: u64, clock: u64 },
+    CommonGroup { key: ConvKey, ticket: u64 },
     Friends { id: ControlId },
     Presence { user: UserRef, presence: Presence },
     Owed,
@@ -416,6 +419,9 @@ impl Shard {
             }
             (Waiting::People { key, ticket, clock }, Loaded::Users(people)) => {
                 self.people_loaded(key, ticket, clock, people, effects);
+            }
+            (Waiting::CommonGroup { key, ticket }, Loaded::CommonGroup(found)) => {
+                self.common_group_loaded(key, ticket, found.is_some(), effects);
             }
             (Waiting::Friends { id }, Loaded::Relations(friends)) => {
                 effects.now.answers.push((id, Answer::Friends(friends)));

@@ -157,6 +157,13 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "strangers_over_groups",
+        default: Some("false"),
+        about: "Members of a common group may write to each other, too, under a private_policy other \
+                than anyone.",
+        kind: Kind::Flag { set: |config, on| config.strangers_over_groups = on },
+    },
+    Key {
         name: "presence_quiet_s",
         default: Some("60"),
         about: "Seconds after a start, on a store that was there before, for which friends are not \

@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use ringpost_core::event::{
-    ConversationLoaded, InboxMark, Load, Loaded, MemberLoaded, MemberRow, MembershipLoaded, OPEN,
-    Position, UserLoaded,
+    ConversationLoaded, InboxMark, Load, Loaded, MemberLoaded, MemberRow, MembershipLoaded,
+    MembershipRow, OPEN, Position, UserLoaded,
 };
 use ringpost_core::ids::{
     ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot, UserId,
@@ -105,6 +105,7 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         Load::Relations { user, after, limit, friends } => {
             relations(view, user, after.as_ref(), *limit, *friends).map(Loaded::Relations)
         }
+        Load::CommonGroup { one, other } => common_group(view, one, other).map(Loaded::CommonGroup),
         Load::Owed { shard, shards, after, limit } => {
             owed(view, *shard, *shards, *after, *limit).map(Loaded::Owed)
         }
@@ -290,6 +291,33 @@ fn relations(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(relations)
+}
+
+fn common_group(view: &impl View, one: &UserId, other: &UserId) -> Result<Option<GroupId>, Miss> {
+    let prefix = keys::memberships(one);
+    let mut groups = vec![];
+    view.scan(Family::Rows, &prefix, &prefix.end(), |key, value| {
+        let row = value::membership(value)?;
+        if is_open(&row) {
+            groups.push((keys::parse_conv(&key[prefix.len()..])?, row.group));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for (conversation, group) in groups {
+        let theirs = keys::membership(other, conversation);
+        let theirs = view.get(Family::Rows, &theirs, value::membership)?;
+        if theirs.is_some_and(|row| is_open(&row)) {
+            let row = view.get(Family::Rows, &keys::group(&group), value::group)?;
+            if row.is_some_and(|row| row.closed_seq == 0) {
+                return Ok(Some(group));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn is_open(row: &MembershipRow) -> bool {
+    row.ranges.last().is_some_and(|&(_, last)| last == OPEN)
 }
 
 fn owed(

@@ -207,27 +207,29 @@ fn unacknowledged_requests_are_sent_again_at_their_times() {
 fn notices_are_pushed_before_private_messages_and_groups() {
     use ringpost_core::command::GroupOperation;
     use ringpost_core::event::JoinPolicy;
-    for shards in [1, 2] {
-        let mut world = World::new(shards);
-        for n in 0..12 {
+    // Marks are read in the order of their keys: each receiver's notices have another place in it.
+    for receiver in ["ann", "bob", "carl", "dora", "zoe"] {
+        let mut world = World::new(2);
+        world.put_user(receiver, "{}");
+        for n in 1..12 {
             world.put_user(&format!("u{n}"), "{}");
         }
         let create = GroupOperation::Create {
             owner: user("u1"),
-            members: vec![user("u0")],
+            members: vec![user(receiver)],
             join_policy: JoinPolicy::Open,
             profile: "{}".to_owned(),
         };
         assert!(matches!(world.group("team", create), Answer::Group { .. }));
         for n in 1..12 {
             let conn = world.connect(&format!("u{n}"), "d");
-            world.send(conn, &xid(n), "u0", "private");
+            world.send(conn, &xid(n), receiver, "private");
             if n == 1 {
                 world.send_group(conn, &xid(100), "team", "group");
             }
-            assert_eq!(world.relation(ask(&format!("u{n}"), "u0")), Answer::Done);
+            assert_eq!(world.relation(ask(&format!("u{n}"), receiver)), Answer::Done);
         }
-        let conn = world.connect("u0", "d");
+        let conn = world.connect(receiver, "d");
         let mut kinds = Vec::new();
         for _ in 0..60 {
             for frame in world.take(conn) {
@@ -237,7 +239,7 @@ fn notices_are_pushed_before_private_messages_and_groups() {
             world.advance_ms(4);
         }
         let expected = [vec!["S2C"; 11], vec!["C2C"; 11], vec!["C2G"; 1]].concat();
-        assert_eq!(kinds, expected);
+        assert_eq!(kinds, expected, "{receiver}");
     }
 }
 
@@ -454,4 +456,67 @@ fn what_is_owed_is_bounded_under_way_and_altogether() {
         Loaded::Inbox(marks) => assert_eq!(marks[0].head as usize, limits::OWED_MAX + 1),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn strangers_may_write_while_they_are_in_a_common_group() {
+    use ringpost_core::command::GroupOperation;
+    use ringpost_core::event::JoinPolicy;
+    for policy in [PrivatePolicy::Contacts, PrivatePolicy::Friends] {
+        for strangers in [false, true] {
+            let mut world = World::with(2, |config| {
+                config.private_policy = policy;
+                config.strangers_over_groups = strangers;
+            });
+            for id in ["alice", "bob", "carol"] {
+                world.put_user(id, "{}");
+            }
+            let alice = world.connect("alice", "a");
+            let no = Some("not_a_friend".to_owned());
+            assert_eq!(refused(&mut world, 1, alice, "bob"), no);
+            let create = GroupOperation::Create {
+                owner: user("carol"),
+                members: vec![user("alice"), user("bob")],
+                join_policy: JoinPolicy::Open,
+                profile: "{}".to_owned(),
+            };
+            assert!(matches!(world.group("team", create), Answer::Group { .. }));
+            let told = if strangers { None } else { no.clone() };
+            assert_eq!(refused(&mut world, 2, alice, "bob"), told);
+            // Blocks count always.
+            assert_eq!(world.relation(block("bob", "alice", true)), Answer::Done);
+            assert_eq!(refused(&mut world, 3, alice, "bob"), Some("in_denylist".to_owned()));
+            assert_eq!(world.relation(block("bob", "alice", false)), Answer::Done);
+            assert_eq!(refused(&mut world, 4, alice, "bob"), told);
+            let leave = GroupOperation::Remove { user: user("bob"), by: None };
+            assert_eq!(world.group("team", leave), Answer::Done);
+            assert_eq!(refused(&mut world, 5, alice, "bob"), no);
+            assert_eq!(refused(&mut world, 6, alice, "carol"), told);
+            let dissolve = GroupOperation::Dissolve { by: None };
+            assert_eq!(world.group("team", dissolve), Answer::Done);
+            assert_eq!(refused(&mut world, 7, alice, "carol"), no);
+        }
+    }
+}
+
+#[test]
+fn an_answer_may_come_when_its_request_has_gone_on() {
+    let mut world = World::with_policy(2, PrivatePolicy::Contacts);
+    for id in ["alice", "bob"] {
+        world.put_user(id, r#"{"org":"O"}"#);
+    }
+    let (alice, bob) = (world.connect("alice", "a"), world.connect("bob", "b"));
+    assert_eq!(refused(&mut world, 1, alice, "bob"), None);
+    world.put_user("bob", r#"{"org":"O","name":"B"}"#);
+    world.take(bob);
+    // Both ask who bob is now, and the first answer is enough for both.
+    world.answers_loads = false;
+    world.send(alice, &xid(2), "bob", "x");
+    let signal = json!({"id": "s", "type": "webrtc_offer", "to": "bob", "payload": {}});
+    world.say(alice, &signal.to_string());
+    world.answers_loads = true;
+    world.settle();
+    let kinds: Vec<_> = world.take(bob).iter().map(|frame| frame["type"].clone()).collect();
+    assert_eq!(kinds.len(), 2, "{kinds:?}");
+    assert_eq!(refused(&mut world, 3, alice, "bob"), None);
 }

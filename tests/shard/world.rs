@@ -129,6 +129,7 @@ impl World {
                 id_leased: opening.leased,
                 auto_create_users: true,
                 private_policy: PrivatePolicy::Anyone,
+                strangers_over_groups: false,
                 presence_quiet_ms: 0,
                 revoke_within_ms: 120_000,
                 deflate_level: 1,

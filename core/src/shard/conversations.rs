@@ -28,7 +28,7 @@ use crate::relations::{PrivatePolicy, RelationOperation, RelationRow};
 use crate::shard::debts::Bill;
 use crate::shard::groups::{Group, event};
 use crate::shard::relations::Changes;
-use crate::shard::{Shard, Waiting};
+use crate::shard::{Shard, ShardConfig, Waiting};
 
 /// The conversations of this shard that are in use.
 #[derive(Debug, Default)]
@@ -57,6 +57,9 @@ pub(crate) struct Conv {
     pub(crate) known: Option<u64>,
     /// Whether the two of a private conversation are contacts; `None`: not looked up.
     pub(crate) contacts: Option<bool>,
+    /// Questions about its members that the log has not answered. A request does not wait for its
+    /// own when the answer to another's is enough.
+    pub(crate) asking: u32,
     /// What the two of a private conversation are to each other.
     pub(crate) relations: Option<Box<[RelationRow; 2]>>,
     /// What there is beside if it is a group.
@@ -96,6 +99,8 @@ pub(crate) struct Pending {
     pub(crate) asking: bool,
     /// The rows of a private conversation's members, in order.
     pub(crate) people: Option<Vec<Option<UserRow>>>,
+    /// Whether the two are in a common group; `None`: not looked up.
+    pub(crate) common: Option<bool>,
     /// The message that is to be revoked.
     target: Target,
 }
@@ -162,9 +167,10 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Conv {
-    fn is_ready(&self, pending: &Pending, changes: &Changes, policy: PrivatePolicy) -> bool {
+    fn is_ready(&self, pending: &Pending, changes: &Changes, config: &ShardConfig) -> bool {
         self.loaded
-            && !self.asks_for_people(pending, changes, policy)
+            && !self.asks_for_people(pending, changes, config.private_policy)
+            && !self.asks_for_common_group(pending, config)
             && (pending.dedup.is_none() || pending.answer.is_some())
             && matches!(pending.target, Target::None | Target::Known(_))
             && (!pending.request.has_rival() || pending.rival.is_some())
@@ -176,6 +182,7 @@ impl Conv {
         self.loaded
             && self.waiting.is_empty()
             && self.turn <= durable
+            && self.asking == 0
             && self.group.as_ref().is_none_or(|group| group.rests())
     }
 
@@ -223,6 +230,7 @@ impl Conversations {
             exists: [false; 2],
             known: None,
             contacts: None,
+            asking: 0,
             relations: None,
             group: None,
             turn: 0,
@@ -334,6 +342,7 @@ impl Shard {
             asked,
             asking,
             people: None,
+            common: None,
             target,
         });
         if let Some(load) = look_up {
@@ -544,11 +553,10 @@ impl Shard {
 
     /// Executes what is ready, in order.
     pub(crate) fn run(&mut self, key: ConvKey, effects: &mut Effects) {
-        let policy = self.config.private_policy;
         while let Some(index) = self.conversations.find(key) {
             let conv = &mut self.conversations.slab[index as usize];
             match conv.waiting.front() {
-                Some(front) if conv.is_ready(front, &self.changes, policy) => {}
+                Some(front) if conv.is_ready(front, &self.changes, &self.config) => {}
                 Some(_) => {
                     // What it is about may depend on what was before it.
                     let front = conv.front;
@@ -591,8 +599,15 @@ impl Shard {
     }
 
     fn execute(&mut self, index: u32, pending: Pending, effects: &mut Effects) {
-        let Pending { request: Request::Command(command), dedup, answer, rival, target, .. } =
-            pending
+        let Pending {
+            request: Request::Command(command),
+            dedup,
+            answer,
+            rival,
+            target,
+            common,
+            ..
+        } = pending
         else {
             unreachable!("the caller looked")
         };
@@ -600,7 +615,7 @@ impl Shard {
             return self.redirect(command, effects);
         }
         if let Action::Revoke { .. } = &command.action {
-            return self.revoke(index, &command, &target, effects);
+            return self.revoke(index, &command, &target, common == Some(true), effects);
         }
         let conv = &mut self.conversations.slab[index as usize];
         let known = conv.first_stored(dedup, answer);
@@ -609,7 +624,9 @@ impl Shard {
         if let Some(stored) = known {
             return self.answer(&command, Ok(Done::Stored(stored)), turn, effects);
         }
-        if let Err(refusal) = conv.may_write(&command, self.config.private_policy) {
+        if let Err(refusal) =
+            conv.may_write(&command, self.config.private_policy, common == Some(true))
+        {
             return self.answer(&command, Err(refusal), turn, effects);
         }
         match command.action {
@@ -624,7 +641,14 @@ impl Shard {
 
     /// Takes a message back (protocols/README.md, *Revoke*): an event says so, and the message loses
     /// its content in the same batch.
-    fn revoke(&mut self, index: u32, command: &Command, target: &Target, effects: &mut Effects) {
+    fn revoke(
+        &mut self,
+        index: u32,
+        command: &Command,
+        target: &Target,
+        common: bool,
+        effects: &mut Effects,
+    ) {
         let (wall_ms, within_ms) = (self.now.wall_ms, self.config.revoke_within_ms);
         let conv = &mut self.conversations.slab[index as usize];
         let turn = conv.turn;
@@ -632,7 +656,7 @@ impl Shard {
         let found = page.get(0).filter(|record| record.kind != Kind::Event);
         let by_operator = matches!(command.action, Action::Revoke { by_operator: true });
         let policy = self.config.private_policy;
-        let checked = if by_operator { Ok(()) } else { conv.may_write(command, policy) };
+        let checked = if by_operator { Ok(()) } else { conv.may_write(command, policy, common) };
         let checked = checked.and_then(|()| {
             let record = found.ok_or(Refusal::NotRevocable)?;
             let manages =
@@ -993,7 +1017,13 @@ impl Shard {
 
 impl Conv {
     /// Whether the rules let a client write here (protocols/README.md, *Who may do what*).
-    fn may_write(&self, command: &Command, policy: PrivatePolicy) -> Result<(), Refusal> {
+    /// `common`: the two are in a common group, where that counts.
+    fn may_write(
+        &self,
+        command: &Command,
+        policy: PrivatePolicy,
+        common: bool,
+    ) -> Result<(), Refusal> {
         if let Some(group) = &self.group {
             return group.may_write(&command.sender);
         }
@@ -1009,7 +1039,7 @@ impl Conv {
         if !self.exists[1 - from] {
             return Err(Refusal::NoSuchUser);
         }
-        self.may_write_to(from, policy)
+        self.may_write_to(from, policy, common)
     }
 
     /// What this request was stored as when it came before.

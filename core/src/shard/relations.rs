@@ -15,7 +15,7 @@ use crate::relations::{
     FriendNews, Person, PrivatePolicy, RelationOperation, RelationRow, Terms, contact_facts,
 };
 use crate::shard::conversations::{Conv, Pending, Request};
-use crate::shard::{Shard, Waiting};
+use crate::shard::{Shard, ShardConfig, Waiting};
 
 /// Which users have changed, so that what is known of them elsewhere is looked up again.
 ///
@@ -81,13 +81,38 @@ impl Conv {
             }
     }
 
+    /// Whether it must be looked up if the two are in a common group: each time, because groups
+    /// change without this home's knowing.
+    pub(crate) fn asks_for_common_group(&self, pending: &Pending, config: &ShardConfig) -> bool {
+        let Some(Conversation::Private { low, high }) = &self.conversation else { return false };
+        let policy = config.private_policy;
+        let known = pending.common.is_some()
+            || low == high
+            || self.exists != [true; 2]
+            || self.are_friends()
+            || (policy == PrivatePolicy::Contacts && self.contacts == Some(true));
+        let counts = config.strangers_over_groups && policy != PrivatePolicy::Anyone;
+        counts && !known && matches!(pending.request, Request::Command(_))
+    }
+
+    /// The request with this ticket, if it still waits.
+    fn asker(&mut self, ticket: u64) -> Option<&mut Pending> {
+        let at = ticket.checked_sub(self.front)?;
+        self.waiting.get_mut(at as usize)
+    }
+
     pub(crate) fn are_friends(&self) -> bool {
         self.relations.as_ref().is_some_and(|rows| rows[0].friends_ms > 0)
     }
 
     /// Whether the rules let side `from` of a private conversation write to the other one
     /// (protocols/README.md, *Who may do what*).
-    pub(crate) fn may_write_to(&self, from: usize, policy: PrivatePolicy) -> Result<(), Refusal> {
+    pub(crate) fn may_write_to(
+        &self,
+        from: usize,
+        policy: PrivatePolicy,
+        common: bool,
+    ) -> Result<(), Refusal> {
         if self.relations.as_ref().is_some_and(|rows| rows[1 - from].blocked_ms > 0) {
             return Err(Refusal::Blocked);
         }
@@ -96,7 +121,7 @@ impl Conv {
             PrivatePolicy::Contacts => self.are_friends() || self.contacts == Some(true),
             PrivatePolicy::Friends => self.are_friends(),
         };
-        if known { Ok(()) } else { Err(Refusal::NotAFriend) }
+        if known || common { Ok(()) } else { Err(Refusal::NotAFriend) }
     }
 }
 
@@ -127,15 +152,52 @@ impl Shard {
         let policy = self.config.private_policy;
         let conv = &mut self.conversations.slab[index as usize];
         let pending = &conv.waiting[(ticket - conv.front) as usize];
-        if !conv.loaded || pending.asking || !conv.asks_for_people(pending, &self.changes, policy) {
+        if !conv.loaded || pending.asking {
             return;
+        }
+        if !conv.asks_for_people(pending, &self.changes, policy) {
+            return self.ask_about_common_group(index, ticket, effects);
         }
         let name = conv.conversation.as_ref().expect("a loaded one has a name");
         let users: Vec<UserId> = name.marked().cloned().collect();
         let key = conv.key;
+        conv.asking += 1;
         conv.waiting[(ticket - conv.front) as usize].asking = true;
         let waiting = Waiting::People { key, ticket, clock: self.changes.clock() };
         self.load(waiting, Load::Users { users }, effects);
+    }
+
+    fn ask_about_common_group(&mut self, index: u32, ticket: u64, effects: &mut Effects) {
+        let conv = &mut self.conversations.slab[index as usize];
+        let at = (ticket - conv.front) as usize;
+        if !conv.asks_for_common_group(&conv.waiting[at], &self.config) {
+            return;
+        }
+        let Some(Conversation::Private { low, high }) = &conv.conversation else {
+            unreachable!("only two users have a common group")
+        };
+        let load = Load::CommonGroup { one: low.clone(), other: high.clone() };
+        conv.asking += 1;
+        conv.waiting[at].asking = true;
+        let key = conv.key;
+        self.load(Waiting::CommonGroup { key, ticket }, load, effects);
+    }
+
+    pub(crate) fn common_group_loaded(
+        &mut self,
+        key: ConvKey,
+        ticket: u64,
+        found: bool,
+        effects: &mut Effects,
+    ) {
+        let index = self.conversations.find(key).expect("what asks is not evicted");
+        let conv = &mut self.conversations.slab[index as usize];
+        conv.asking -= 1;
+        // It may have gone on already: the two may have become friends.
+        if let Some(pending) = conv.asker(ticket) {
+            (pending.asking, pending.common) = (false, Some(found));
+        }
+        self.run(key, effects);
     }
 
     /// The rows of a conversation's members, as they were when `clock` was.
@@ -148,7 +210,7 @@ impl Shard {
         effects: &mut Effects,
     ) {
         let mut scratch = std::mem::take(&mut self.json);
-        let index = self.conversations.find(key).expect("what waits is not evicted");
+        let index = self.conversations.find(key).expect("what asks is not evicted");
         let conv = &mut self.conversations.slab[index as usize];
         let open =
             |row: &Option<UserRow>| row.as_ref().is_some_and(|row| row.standing.cancelled_ms == 0);
@@ -156,10 +218,11 @@ impl Shard {
         conv.exists = [exists(0), exists(1)];
         conv.known = Some(clock);
         conv.contacts = Some(are_contacts(&people, &mut scratch));
-        let at = ticket.checked_sub(conv.front).expect("a request waits for its answer");
-        let pending = conv.waiting.get_mut(at as usize).expect("a request waits for its answer");
-        pending.asking = false;
-        pending.people = Some(people);
+        conv.asking -= 1;
+        // It may have gone on already, with what another request has learnt.
+        if let Some(pending) = conv.asker(ticket) {
+            (pending.asking, pending.people) = (false, Some(people));
+        }
         self.json = scratch;
         self.run(key, effects);
     }
