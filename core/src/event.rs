@@ -369,8 +369,9 @@ pub enum Load {
     /// Is this a resend?
     Dedup { key: DedupKey },
     /// The record that its author knows under `dedup`, else the one with the server's `id`, if it is
-    /// in this conversation.
-    Message { conversation: ConvKey, dedup: DedupKey, id: Option<MessageId> },
+    /// in this conversation, else the last one of the newest `search` that somebody's client has
+    /// given `id`.
+    Message { conversation: ConvKey, dedup: DedupKey, id: Option<MessageId>, search: u32 },
     /// A user's row and devices.
     User { user: UserId },
     /// A page of the user's inbox marks, in key order, behind `after`.

@@ -43,6 +43,9 @@ pub const DEVICE_FORGOTTEN_MS: u64 = 90 * 24 * 3_600_000;
 pub const DEVICE_SEEN_MS: u64 = 3_600_000;
 /// Members of one group (protocols/README.md, *Conversations*).
 pub const GROUP_MEMBERS_MAX: u32 = 100_000;
+/// Records of a group among which a message is looked for that an admin takes back by the id that
+/// its author's client gave it: nothing leads from there to the message but looking.
+pub const REVOKE_SEARCH_MAX: u32 = 1_024;
 /// Users that one operation adds to a group: two rows each, within the 1,024 of one command.
 pub const MEMBERS_CHANGED_MAX: usize = 500;
 /// A member's name, and what he says of himself, in a group.

@@ -85,8 +85,8 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         }
         Load::User { user: id } => user(view, id).map(|loaded| Loaded::User(Box::new(loaded))),
         Load::Inbox { user, after, limit } => inbox(view, user, *after, *limit).map(Loaded::Inbox),
-        Load::Message { conversation, dedup, id } => {
-            message(view, *conversation, *dedup, *id).map(Loaded::Message)
+        Load::Message { conversation, dedup, id, search } => {
+            message(view, *conversation, *dedup, *id, *search).map(Loaded::Message)
         }
         Load::Find { id } => find(view, *id).map(Loaded::Found),
         Load::Members { group, conversation, users } => {
@@ -198,17 +198,45 @@ fn message(
     conversation: ConvKey,
     dedup: DedupKey,
     id: Option<MessageId>,
+    search: u32,
 ) -> Result<Page, Miss> {
     let own = view.get(Family::Dedup, &keys::dedup(dedup), value::stored)?;
     let seq = match (own, id) {
         (Some(stored), _) => Some(stored.seq),
         (None, Some(id)) => {
             let place = view.get(Family::Ids, &keys::id(id), value::place)?;
-            place.filter(|(key, _)| *key == conversation).map(|(_, seq)| seq)
+            match place.filter(|(key, _)| *key == conversation) {
+                Some((_, seq)) => Some(seq),
+                None => search_client_id(view, conversation, id, search)?,
+            }
         }
         (None, None) => None,
     };
     seq.map_or_else(|| Ok(Page::default()), |seq| page(view, conversation, seq, seq, 0))
+}
+
+/// The last of the newest `count` records that a client has given this id.
+fn search_client_id(
+    view: &impl View,
+    conversation: ConvKey,
+    id: MessageId,
+    count: u32,
+) -> Result<Option<u64>, Miss> {
+    if count == 0 {
+        return Ok(None);
+    }
+    let text = id.to_xid();
+    let from = head(view, conversation)?.seq.saturating_sub(count.into()) + 1;
+    let (start, end) = (keys::log(conversation, from), keys::log(conversation, u64::MAX));
+    let mut found = None;
+    view.scan(Family::Log, &start, &end, |key, value| {
+        let record = record::get(keys::log_seq(key)?, value)?;
+        if record.client_id.as_bytes() == text {
+            found = Some(record.seq);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
 }
 
 fn find(view: &impl View, id: MessageId) -> Result<Option<(Conversation, Page)>, Miss> {

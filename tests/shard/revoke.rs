@@ -142,6 +142,16 @@ fn in_a_group_the_owner_may_too_and_at_any_time() {
         world.take(carol);
         let refused = revoke(&mut world, bob, "C2G_REVOKE", "m1", "team");
         assert_eq!(refused["code"], 3, "too late for the author");
+        // The owner knows a message by the id that its author's client gave it, if that is an xid.
+        world.send_group(carol, &xid(7), "team", "of carol's");
+        world.take(alice);
+        world.take(bob);
+        world.take(carol);
+        assert_eq!(revoke(&mut world, bob, "C2G_REVOKE", &xid(7), "team")["code"], 3);
+        let answer = revoke(&mut world, alice, "C2G_REVOKE", &xid(7), "team");
+        assert_eq!((&answer["type"], &answer["id"]), (&"C2G_REVOKE_ACK".into(), &xid(7).into()));
+        assert_eq!(world.take(carol)[0]["id"], xid(7));
+        world.take(bob);
         let answer = revoke(&mut world, alice, "C2G_REVOKE", &id, "team");
         assert_eq!((&answer["type"], &answer["to"]), (&"C2G_REVOKE_ACK".into(), &"team".into()));
         for conn in [bob, carol] {

@@ -21,7 +21,9 @@ use crate::event::{
 };
 use crate::happened::Happened;
 use crate::ids::{ConnId, ConvKey, Conversation, DedupKey, DeviceId, Dialect, MessageId, UserId};
-use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS};
+use crate::limits::{
+    CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX, DEDUP_KEPT_MS, REVOKE_SEARCH_MAX,
+};
 use crate::owed::Owed;
 use crate::record::{Kind, Page, Record};
 use crate::relations::{PrivatePolicy, RelationOperation, RelationRow};
@@ -389,14 +391,22 @@ impl Shard {
         else {
             return;
         };
-        if turn > durable {
-            self.runs_after.push_back((turn, key));
+        // What the sender may do decides how far it is looked for.
+        if conv.group.as_ref().is_some_and(|group| !group.knows(&front.request)) {
             return;
         }
+        if turn > durable {
+            if self.runs_after.back() != Some(&(turn, key)) {
+                self.runs_after.push_back((turn, key));
+            }
+            return;
+        }
+        let manages = conv.group.as_ref().is_some_and(|group| group.may_manage(&command.sender));
+        let search = if manages { REVOKE_SEARCH_MAX } else { 0 };
         let dedup = DedupKey::new(key, &command.sender, &command.client_id, secret);
         let id = MessageId::parse_xid(command.client_id.as_bytes());
         front.target = Target::Asked;
-        let load = Load::Message { conversation: key, dedup, id };
+        let load = Load::Message { conversation: key, dedup, id, search };
         self.load(Waiting::Message { key }, load, effects);
     }
 
