@@ -146,12 +146,21 @@ fn serve(connections: usize, shown: Arc<Shown>) -> io::Result<(Thread, ThreadClo
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let started = (ThreadClock::current(), listener.local_addr()?);
             tell.send(started).map_err(io::Error::other)?;
+            let mut tasks = Vec::with_capacity(connections);
             for _ in 0..connections {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                monoio::spawn(echo(stream, shown.clone()));
+                tasks.push(monoio::spawn(echo(stream, shown.clone())));
             }
-            listener.accept().await.map(drop)
+            let (last, _) = listener.accept().await?;
+            for task in tasks {
+                task.await;
+            }
+            drop(last);
+            // Sockets are closed over the ring, which goes with the runtime: something that is
+            // waited for behind them takes them along. Otherwise whoever is started later inherits
+            // a thousand descriptors.
+            TcpStream::connect_addr(listener.local_addr()?).await.map(drop)
         })
     })?;
     let (clock, address) = told.recv().map_err(|_| io::Error::other("the server did not start"))?;

@@ -45,6 +45,13 @@ fn ready(binary: &Path, dir: &Path) -> Result<Duration, String> {
     Ok(taken)
 }
 
+/// Bytes of all files below a directory.
 fn size(dir: &Path) -> std::io::Result<u64> {
-    std::fs::read_dir(dir)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { size(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
 }
