@@ -56,7 +56,7 @@ struct Device {
 #[test]
 fn kill_9_under_load_loses_nothing_acknowledged() {
     let rounds = std::env::var("RINGPOST_CRASH_ROUNDS").ok();
-    let rounds = rounds.map_or(12, |rounds| rounds.parse().expect("a number of rounds"));
+    let rounds = rounds.map_or(20, |rounds| rounds.parse().expect("a number of rounds"));
     let mut server = Server::start_with(&["--shards", "2"]);
     let mut pairs: Vec<Pair> = (0..PAIRS).map(|_| Pair::default()).collect();
     let mut seed = 1u64;
