@@ -15,9 +15,9 @@ const DAMAGED: i32 = 65;
 
 #[test]
 fn a_store_of_version_1_is_served() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("storage/tests/fixtures/v1");
+    let fixture = Path::new("storage/tests/fixtures/v1");
     let server = Server::start_prepared(&["--shards", "2"], |directory| {
-        copy(&fixture, &directory.join("data"));
+        copy(fixture, &directory.join("data"));
     });
     let api = server.http();
     let ann = api.get("/v1/users/ann");

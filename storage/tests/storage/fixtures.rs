@@ -8,7 +8,7 @@ use crate::sample;
 use crate::support::*;
 
 fn fixture(version: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
+    Path::new("tests/fixtures").join(version)
 }
 
 #[test]
