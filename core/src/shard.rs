@@ -1,13 +1,14 @@
 //! A shard of the message core: one thread's part of the users and conversations.
 //!
-//! The way of a message through it: [`sessions`] decodes a frame into a command, [`conversations`]
-//! (at the conversation's home) stores it and answers, [`delivery`] (at the member's home) sends it
-//! to devices; what they cannot take live is read from the log by [`reading`] and sent again by
-//! [`retries`]; [`positions`] counts acknowledgements. [`connect`] brings connections to their
-//! user; [`users`], [`links`] and [`timers`] hold state. Nothing here may touch the world: see
-//! [`crate::event`].
+//! The way of a message through it: [`sessions`] decodes a frame into a command; [`requests`], at the
+//! home of its [`conversations`] entry, executes it when all that it needs is known; [`appending`]
+//! stores it; [`delivery`] (at the member's home) sends it to devices; what they cannot take live is
+//! read from the log by [`reading`] and sent again by [`retries`]; [`positions`] counts
+//! acknowledgements. [`connect`] brings connections to their user; [`users`], [`links`] and
+//! [`timers`] hold state. Nothing here may touch the world: see [`crate::event`].
 
 mod accounts;
+mod appending;
 mod compression;
 mod connect;
 mod conversations;
@@ -21,6 +22,7 @@ mod presence;
 mod prompts;
 mod reading;
 mod relations;
+mod requests;
 mod retries;
 mod sessions;
 mod signals;

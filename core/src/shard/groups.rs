@@ -1,7 +1,7 @@
 //! A group at home: who is a member, what members may do, and which shards want its records.
 //!
 //! The roster is not in memory: a request about members waits until those it names are known
-//! (`conversations.rs`). Every change of members is a record of the group's own log; the batch that
+//! (`requests.rs`). Every change of members is a record of the group's own log; the batch that
 //! has it also has the rows that follow from it, here and under the members' slots.
 
 use hashbrown::HashMap;
@@ -18,7 +18,8 @@ use crate::ids::{ConvKey, Conversation, DeviceId, GroupId, ShardId, UserId};
 use crate::limits::{GROUP_MEMBERS_MAX, MEMBERS_CHANGED_MAX, MEMBERS_KNOWN, MEMBERSHIP_RANGES_MAX};
 use crate::owed::Owed;
 use crate::record::Kind;
-use crate::shard::conversations::{Draft, Request, no_device};
+use crate::shard::appending::{Draft, no_device};
+use crate::shard::conversations::Request;
 use crate::shard::debts::Bill;
 use crate::shard::{Shard, Waiting};
 
