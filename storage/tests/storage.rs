@@ -17,6 +17,8 @@ mod recovery;
 mod repair;
 #[path = "storage/sample.rs"]
 mod sample;
+#[path = "storage/sample_v2.rs"]
+mod sample_v2;
 #[path = "storage/script.rs"]
 mod script;
 #[path = "storage/support.rs"]
