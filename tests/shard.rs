@@ -9,6 +9,8 @@ mod groups;
 mod presence;
 #[path = "shard/random.rs"]
 mod random;
+#[path = "shard/reads.rs"]
+mod reads;
 #[path = "shard/relations.rs"]
 mod relations;
 #[path = "shard/revoke.rs"]

@@ -24,6 +24,7 @@ fn turn(first: u64, key: ConvKey, sender: &UserId, secret: u64) -> Effects {
             time_ms: 4_000_000_000_000 + number,
             sender_ms: None,
             countable: number,
+            sent: [0; 2],
             sender: sender.as_str().into(),
             device: DeviceId { dialect: Dialect::Imboy, name: "bench".into() },
             dedup: Some(DedupKey::new(key, sender, &client_id, secret)),

@@ -54,6 +54,7 @@ fn encode(c: &mut Criterion) {
         time_ms: 1_700_000_000_001,
         sender_ms: Some(1_700_000_000_000),
         countable: 7,
+        sent: [0; 2],
         sender: "user-12344",
         dialect: Dialect::Imboy,
         device: "device-12344",

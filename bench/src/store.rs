@@ -41,6 +41,7 @@ pub fn puts(path: &Path, messages: u32) -> Result<Puts, String> {
                 time_ms: 1_700_000_000_000 + number,
                 sender_ms: None,
                 countable: number / CONVERSATIONS + 1,
+                sent: [0; 2],
                 sender: sender.as_str().into(),
                 device: DeviceId { dialect: Dialect::Imboy, name: "bench".into() },
                 client_id: client_id.into(),

@@ -75,6 +75,8 @@ pub enum Action {
         content: Bytes,
         /// The sender has other devices that want a copy (a dialect with `echo_to_own_devices`).
         copies: bool,
+        /// Whom it is addressed to among those who get it; `None`: nobody in particular.
+        mentions: Option<Box<Mentioned>>,
     },
     /// Take a message back: the one that the command's `client_id` names.
     Revoke {
@@ -89,7 +91,24 @@ pub enum Action {
     },
 }
 
+/// Whom a message mentions. Who is no member of the conversation is not told.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mentioned {
+    /// These users, each once; at most [`crate::limits::MENTIONS_MAX`].
+    pub users: Vec<UserId>,
+    /// Everybody who gets the message.
+    pub everybody: bool,
+}
+
 impl Action {
+    /// Users whom it mentions by name.
+    pub fn mentioned(&self) -> &[UserId] {
+        match self {
+            Action::Send { mentions: Some(mentions), .. } => &mentions.users,
+            _ => &[],
+        }
+    }
+
     /// Bytes that admission counts.
     pub fn content_bytes(&self) -> usize {
         match self {

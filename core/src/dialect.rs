@@ -6,6 +6,7 @@
 pub mod imboy;
 pub mod json;
 
+use crate::content::Body;
 use crate::ids::{Dialect, GroupId};
 
 /// What the operator can set, for all dialects.
@@ -53,6 +54,8 @@ pub struct Delivery<'a> {
     pub catch_up_gap_ms: u64,
     /// A user's other devices of this dialect get what the user sends.
     pub echo_to_own_devices: bool,
+    /// What a device has acknowledged its user has read.
+    pub ack_is_read: bool,
     /// A second connection of the same device replaces the first, which is closed with this code.
     pub replaced_close: Option<u16>,
     /// The user's other devices of this dialect are told when one connects.
@@ -88,6 +91,13 @@ impl<'a> Delivery<'a> {
 }
 
 impl Settings {
+    /// What a message of `dialect` says, in no protocol's words.
+    pub fn parse(&self, dialect: Dialect, content: &str) -> Body {
+        match dialect {
+            Dialect::Imboy => imboy::content::parse(&self.imboy, content),
+        }
+    }
+
     /// The delivery rules of `dialect`.
     pub fn delivery(&self, dialect: Dialect) -> Delivery<'_> {
         match dialect {

@@ -20,8 +20,8 @@ use crate::account::{AccountOperation, Connected, Presence, Standing};
 use crate::command::{Action, Command, GroupOperation, NoticeOperation, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
-    ConnId, ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot,
-    UserId,
+    ConnId, ConvKey, Conversation, DedupKey, DeviceId, Dialect, GroupId, MessageId, SLOTS, ShardId,
+    Slot, UserId,
 };
 use crate::owed::Owed;
 use crate::rate::RateLimits;
@@ -206,6 +206,19 @@ pub enum Entry {
     Mark { user: UserId, conversation: ConvKey, seq: u64 },
     /// Every device of the user has acknowledged everything in it.
     MarkGone { user: UserId, conversation: ConvKey },
+    /// The user has this conversation, which is no group. With its first record; under his slot,
+    /// written by the conversation's home.
+    Chat { user: UserId, conversation: ConvKey },
+    /// The last message of a member in a group. Under the group's slot.
+    Sent { conversation: ConvKey, user: UserId, seq: u64 },
+    /// How far a user has read, as far as he has said so himself.
+    Read { user: UserId, conversation: ConvKey, seq: u64 },
+    /// The message `seq` mentions the user. Under his slot, written by the conversation's home.
+    Mention { user: UserId, conversation: ConvKey, seq: u64 },
+    /// He has read it.
+    MentionGone { user: UserId, conversation: ConvKey, seq: u64 },
+    /// The message `seq` mentions everybody.
+    MentionAll { conversation: ConvKey, seq: u64 },
     /// Ids up to this second (inclusive) may be used by this shard.
     IdLease { shard: ShardId, second: u32 },
 }
@@ -225,6 +238,8 @@ pub struct MessageEntry {
     pub sender_ms: Option<i64>,
     /// Countable messages of the conversation up to this one.
     pub countable: u64,
+    /// See [`Record::sent`].
+    pub sent: [u64; 2],
     /// User id of who sent or caused it; empty: nobody did.
     pub sender: CompactString,
     /// From which device.
@@ -247,6 +262,7 @@ impl MessageEntry {
             time_ms: self.time_ms,
             sender_ms: self.sender_ms,
             countable: self.countable,
+            sent: self.sent,
             sender: self.sender.as_str(),
             dialect: self.device.dialect,
             device: &self.device.name,
@@ -356,6 +372,24 @@ pub struct Position {
     pub ranges: Vec<(u64, u64)>,
 }
 
+impl Position {
+    /// Everything up to `acked`, and these ranges, which may lie anywhere: below it, in any order,
+    /// over each other.
+    pub fn merged(acked: u64, mut ranges: Vec<(u64, u64)>) -> Position {
+        ranges.sort_unstable();
+        let mut position = Position { acked, ranges: Vec::with_capacity(ranges.len()) };
+        for (first, last) in ranges {
+            let end = position.ranges.last_mut().map_or(&mut position.acked, |range| &mut range.1);
+            if first <= end.saturating_add(1) {
+                *end = last.max(*end);
+            } else {
+                position.ranges.push((first, last));
+            }
+        }
+        position
+    }
+}
+
 /// Names a load until its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LoadId(pub u32);
@@ -393,6 +427,12 @@ pub enum Load {
     CommonGroup { one: UserId, other: UserId },
     /// A page of what the slots of a shard owe, in key order, behind `after`.
     Owed { shard: ShardId, shards: u16, after: Option<(Slot, MessageId)>, limit: u32 },
+    /// A page of the conversations that a user has, in key order, behind `after`. What devices of
+    /// these dialects have acknowledged is read.
+    Chats { user: UserId, after: Option<ConvKey>, limit: u32, acked_is_read: Vec<Dialect> },
+    /// How far a user has read a conversation, and at most `limit` messages up to `to` that mention
+    /// him.
+    Reading { user: UserId, conversation: Conversation, key: ConvKey, to: u64, limit: u32 },
     /// The cursors of all devices of a user in one conversation.
     Cursors { user: UserId, conversation: ConvKey },
     /// Records `from..=to`, as many as fit into `bytes`, at least one if there is one.
@@ -428,6 +468,10 @@ pub enum Loaded {
     CommonGroup(Option<GroupId>),
     /// See [`Load::Owed`]; fewer than asked for means that there are no more.
     Owed(Vec<(Slot, MessageId, Owed)>),
+    /// See [`Load::Chats`].
+    Chats(Chats),
+    /// See [`Load::Reading`]; `None`: the conversation is not the user's, or is empty.
+    Reading(Option<ReadingLoaded>),
     /// See [`Load::Cursors`].
     Cursors(Vec<(DeviceId, Position)>),
     /// See [`Load::Page`].
@@ -445,6 +489,8 @@ pub struct ConversationLoaded {
     pub time_ms: u64,
     /// The last record's count of countable messages.
     pub countable: u64,
+    /// The last record's [`Record::sent`].
+    pub sent: [u64; 2],
     /// The inbox marks (seq) of [`Conversation::marked`], in that order.
     pub marks: [Option<u64>; 2],
     /// Whether these are users at all; a cancelled one is not.
@@ -453,6 +499,42 @@ pub struct ConversationLoaded {
     pub relations: Option<Box<[RelationRow; 2]>>,
     /// The group's row, where it is one.
     pub group: Option<Box<GroupRow>>,
+}
+
+/// A page of a user's conversations.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Chats {
+    /// Those that have a record he may see.
+    pub chats: Vec<Chat>,
+    /// Where the next page goes on; `None`: this is the last one.
+    pub next: Option<ConvKey>,
+}
+
+/// A conversation as one of its members sees it (protocols/README.md, *Unread*).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chat {
+    /// Which.
+    pub conversation: Conversation,
+    /// The seq up to which he has read: what he has said himself, and what is in front of his own
+    /// last message.
+    pub read: u64,
+    /// Countable messages behind it that he may see.
+    pub unread: u64,
+    /// The first unread message that mentions him, or everybody.
+    pub mention: Option<u64>,
+    /// The last record that he may see.
+    pub last: Page,
+}
+
+/// See [`Load::Reading`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ReadingLoaded {
+    /// The last record that he may see.
+    pub head: u64,
+    /// Up to where he has said that he has read.
+    pub read: u64,
+    /// Seqs of messages that mention him.
+    pub mentions: Vec<u64>,
 }
 
 /// What is known of a user in a group.
@@ -599,6 +681,8 @@ impl Deliver {
             time_ms: self.stored.time_ms,
             sender_ms: self.sender_ms,
             countable: self.countable,
+            // Of no use to who is shown it.
+            sent: [0; 2],
             sender: self.sender.as_str(),
             dialect: self.device.dialect,
             device: &self.device.name,
@@ -646,6 +730,10 @@ pub enum Operation {
     Post(Box<Post>),
     /// Find a message by the server's id.
     Find { id: MessageId },
+    /// A page of a user's conversations, in key order.
+    Chats { user: UserId, after: Option<ConvKey>, limit: u32 },
+    /// A user has read a conversation up to this seq; it never goes back.
+    Read { user: UserId, conversation: Conversation, seq: u64 },
 }
 
 /// See [`Operation::Post`].
@@ -669,6 +757,8 @@ impl Operation {
             | Operation::GetUser { user }
             | Operation::Friends { user, .. }
             | Operation::Account { user, .. }
+            | Operation::Chats { user, .. }
+            | Operation::Read { user, .. }
             | Operation::Notice { user, .. } => user.slot(),
             Operation::Relation(operation) => {
                 let (one, other) = operation.pair();
@@ -688,7 +778,12 @@ impl Operation {
             | Operation::Relation(_)
             | Operation::Notice { .. }
             | Operation::Post(_) => true,
-            Operation::GetUser { .. } | Operation::Friends { .. } | Operation::Find { .. } => false,
+            Operation::GetUser { .. }
+            | Operation::Friends { .. }
+            | Operation::Chats { .. }
+            // Reading goes on, and so does what it writes.
+            | Operation::Read { .. }
+            | Operation::Find { .. } => false,
             Operation::Account { operation, .. } => match operation {
                 AccountOperation::Ban(_)
                 | AccountOperation::Hide(_)
@@ -727,7 +822,11 @@ pub enum Answer {
     Presence(Presence),
     /// The message, the event that takes it back, or the notice, durable.
     Stored(Stored),
-    /// The message that was looked for, and where it is.
+    /// A page of conversations.
+    Chats(Chats),
+    /// How far the user has read now, durable.
+    Read(u64),
+    /// The message that was looked for, and where it is; `None`: the asker's user has none such.
     Found(Option<(Conversation, Page)>),
     /// Done, and durable.
     Done,

@@ -129,6 +129,8 @@ pub enum Dialect {
 impl Dialect {
     /// How many there are.
     pub const COUNT: usize = 1;
+    /// All of them.
+    pub const ALL: [Dialect; Dialect::COUNT] = [Dialect::Imboy];
 
     /// Its place among them, below [`Dialect::COUNT`].
     pub fn index(self) -> usize {
@@ -226,6 +228,25 @@ impl Conversation {
             Conversation::Private { low, high } => format!("single:{low}-{high}"),
             Conversation::Group(group) => format!("group:{group}"),
             Conversation::Notice(user) => format!("notice:{user}"),
+        }
+    }
+
+    /// Reads a canonical id as `user` means it: a private conversation is one of his, which tells
+    /// where the first id ends (ids may contain `-`), and so are notices.
+    pub fn parse(text: &str, user: &UserId) -> Option<Conversation> {
+        let (kind, rest) = text.split_once(':')?;
+        match kind {
+            "single" => {
+                let after = rest.strip_prefix(user.as_str()).and_then(|it| it.strip_prefix('-'));
+                let before = rest.strip_suffix(user.as_str()).and_then(|it| it.strip_suffix('-'));
+                // The two are in order; at most one of these fits.
+                let high = after.and_then(UserId::parse).filter(|high| user <= high);
+                let low = before.and_then(UserId::parse).filter(|low| low <= user);
+                high.or(low).map(|other| Conversation::private(user, &other))
+            }
+            "group" => GroupId::parse(rest).map(Conversation::Group),
+            "notice" => (rest == user.as_str()).then(|| Conversation::Notice(user.clone())),
+            _ => None,
         }
     }
 
@@ -521,5 +542,24 @@ mod tests {
         assert!(borrowed > last);
         ids.counter = 1 << 24;
         assert_eq!(ids.next(100), None, "second 102 is not leased");
+    }
+
+    #[test]
+    fn a_canonical_id_is_read_as_its_user_means_it() {
+        let user = |id: &str| UserId::parse(id).expect("valid");
+        for (one, other) in [("a", "b"), ("a-b", "c"), ("a", "b-c"), ("a-", "a--a"), ("u", "u")] {
+            let name = Conversation::private(&user(one), &user(other));
+            for of in [one, other] {
+                let read = Conversation::parse(&name.canonical(), &user(of));
+                assert_eq!(read.as_ref(), Some(&name), "{} of {of}", name.canonical());
+            }
+        }
+        let group = Conversation::parse("group:team", &user("a"));
+        assert_eq!(group, GroupId::parse("team").map(Conversation::Group));
+        let notice = Conversation::parse("notice:a", &user("a"));
+        assert_eq!(notice, Some(Conversation::Notice(user("a"))));
+        for wrong in ["single:b-a", "single:b-c", "single:a", "single:a-", "notice:b", "x:a", "a"] {
+            assert_eq!(Conversation::parse(wrong, &user("a")), None, "{wrong}");
+        }
     }
 }

@@ -33,6 +33,12 @@ pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 pub const HANDSHAKE_HEADERS_MAX: usize = 64;
 /// Time for the whole of the upgrade request to arrive.
 pub const HANDSHAKE_MS_MAX: u64 = 10_000;
+/// Users that one message may name; more is too large (protocols/README.md, *Limits*).
+pub const MENTIONS_MAX: usize = 64;
+/// Mentions that one report of having read removes; what is left goes with the next.
+pub const MENTIONS_READ_MAX: u32 = 512;
+/// Read positions of one user that are remembered although the log shows them.
+pub const READS_KNOWN: usize = 64;
 /// Connections of one user; the next is refused with 429.
 pub const USER_CONNECTIONS_MAX: usize = 32;
 /// Devices of one user; the longest unseen makes room.

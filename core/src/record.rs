@@ -54,6 +54,9 @@ pub struct Record<'a> {
     pub sender_ms: Option<i64>,
     /// Countable messages of the conversation up to this one.
     pub countable: u64,
+    /// Of a private conversation: the seq of the last message of each side (as in
+    /// [`crate::ids::Conversation::marked`]) up to this one; 0: none, or not known.
+    pub sent: [u64; 2],
     /// User id of who sent or caused it; empty: nobody did.
     pub sender: &'a str,
     /// The sending device's dialect, in which a message's `content` is written.
@@ -82,6 +85,7 @@ struct Head {
     time_ms: u64,
     sender_ms: Option<i64>,
     countable: u64,
+    sent: [u64; 2],
     dialect: Dialect,
     /// Ends of sender, device, client id and content, which follow each other from `start`.
     start: u32,
@@ -104,7 +108,7 @@ impl Page {
             self.bytes.extend_from_slice(part);
             *end = self.bytes.len() as u32;
         }
-        let Record { seq, kind, id, time_ms, sender_ms, countable, dialect, .. } = *record;
+        let Record { seq, kind, id, time_ms, sender_ms, countable, sent, dialect, .. } = *record;
         self.heads.push(Head {
             seq,
             kind,
@@ -112,6 +116,7 @@ impl Page {
             time_ms,
             sender_ms,
             countable,
+            sent,
             dialect,
             start,
             ends,
@@ -147,6 +152,7 @@ impl Page {
             time_ms: head.time_ms,
             sender_ms: head.sender_ms,
             countable: head.countable,
+            sent: head.sent,
             sender: text(head.start..sender),
             dialect: head.dialect,
             device: text(sender..device),

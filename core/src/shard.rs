@@ -21,6 +21,7 @@ mod positions;
 mod presence;
 mod prompts;
 mod reading;
+mod reads;
 mod relations;
 mod requests;
 mod retries;
@@ -104,6 +105,8 @@ enum Waiting {
     CommonGroup { key: ConvKey, ticket: u64 },
     Friends { id: ControlId },
     Presence { user: UserRef, presence: Presence },
+    Chats { id: ControlId },
+    Read { id: ControlId, user: UserRef, key: ConvKey, seq: u64 },
     Owed,
     Cancel { id: MessageId },
     Find { id: ControlId },
@@ -154,6 +157,8 @@ pub struct Shard {
     flush_armed: bool,
     /// Records that devices must read from the log once their turn is durable.
     unread: VecDeque<delivery::Unread>,
+    /// Questions to the log that wait for a turn to be durable.
+    loads_after: VecDeque<(u64, Waiting, Load)>,
     /// Devices whose inbox marks are read once the turn is durable.
     marks_after: VecDeque<(u64, UserRef, u32, u32)>,
     /// Users that may be forgotten once the turn is durable.
@@ -222,6 +227,7 @@ impl Shard {
             dirty: Vec::new(),
             flush_armed: false,
             unread: VecDeque::new(),
+            loads_after: VecDeque::new(),
             marks_after: VecDeque::new(),
             leaving: VecDeque::new(),
             catch_ups: 0,
@@ -379,6 +385,7 @@ impl Shard {
             self.routed(routed, 0, effects);
         }
         self.send_owed(effects);
+        self.ask_durable(effects);
         self.run_durable(effects);
         self.forget_idle_users();
         for shard in 0..self.config.shards {
@@ -430,6 +437,12 @@ impl Shard {
             }
             (Waiting::Presence { user, presence }, Loaded::Relations(friends)) => {
                 self.friends_loaded(user, presence, &friends, effects);
+            }
+            (Waiting::Chats { id }, Loaded::Chats(chats)) => {
+                effects.now.answers.push((id, Answer::Chats(chats)));
+            }
+            (Waiting::Read { id, user, key, seq }, Loaded::Reading(loaded)) => {
+                self.reading_loaded(id, user, key, seq, loaded, effects);
             }
             (Waiting::Owed, Loaded::Owed(page)) => self.owed_loaded(page, effects),
             (Waiting::Cancel { id }, Loaded::Relations(page)) => {

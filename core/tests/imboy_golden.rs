@@ -90,6 +90,7 @@ fn frames_to_clients() {
         time_ms: 1_700_000_000_123,
         sender_ms,
         countable: 7,
+        sent: [0; 2],
         sender: "alice",
         dialect: Dialect::Imboy,
         device: "phone",

@@ -104,6 +104,7 @@ impl World {
             time_ms: TIME_MS + self.next,
             sender_ms: Some(1),
             countable: self.heads[index],
+            sent: [0; 2],
             sender: one.as_str().into(),
             device: self.device.clone(),
             client_id: client_id.as_str().into(),

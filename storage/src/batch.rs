@@ -104,10 +104,28 @@ impl Batch {
                 });
             }
             Entry::Mark { user, conversation, seq } => {
-                self.row(&keys::mark(user, *conversation), |out| value::put_mark(out, *seq));
+                self.row(&keys::mark(user, *conversation), |out| value::put_seq(out, *seq));
             }
             Entry::MarkGone { user, conversation } => {
                 self.delete(Family::Rows, &keys::mark(user, *conversation));
+            }
+            Entry::Chat { user, conversation } => {
+                self.row(&keys::chat(user, *conversation), value::put_present);
+            }
+            Entry::Sent { conversation, user, seq } => {
+                self.row(&keys::sent(*conversation, user), |out| value::put_seq(out, *seq));
+            }
+            Entry::Read { user, conversation, seq } => {
+                self.row(&keys::read(user, *conversation), |out| value::put_seq(out, *seq));
+            }
+            Entry::Mention { user, conversation, seq } => {
+                self.row(&keys::mention(user, *conversation, *seq), value::put_present);
+            }
+            Entry::MentionGone { user, conversation, seq } => {
+                self.delete(Family::Rows, &keys::mention(user, *conversation, *seq));
+            }
+            Entry::MentionAll { conversation, seq } => {
+                self.row(&keys::mention_all(*conversation, *seq), value::put_present);
             }
             Entry::IdLease { shard, second } => {
                 self.put(Family::Meta, &keys::lease(*shard), &second.to_be_bytes());

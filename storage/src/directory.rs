@@ -298,10 +298,10 @@ mod tests {
             let refused = Directory::claim(dir.path()).expect_err("another identity");
             assert!(matches!(refused, LogError::NotAStore { .. }), "{refused}");
         }
-        fs::write(dir.path().join("store"), "ringpost store 3 0000000000000001\n")
+        fs::write(dir.path().join("store"), "ringpost store 4 0000000000000001\n")
             .expect("written");
         let refused = Directory::claim(dir.path()).expect_err("a later format");
-        assert!(matches!(refused, LogError::Format { found: 3, known: FORMAT }), "{refused}");
+        assert!(matches!(refused, LogError::Format { found: 4, known: FORMAT }), "{refused}");
     }
 
     #[test]

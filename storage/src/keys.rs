@@ -77,6 +77,7 @@ pub const LOG_BYTES: usize = CONV_BYTES + 8;
 
 /// Kinds of `rows`, the byte behind the slot.
 mod kind {
+    pub const CHAT: u8 = b'h';
     pub const CONVERSATION: u8 = b'C';
     pub const CURSOR: u8 = b'c';
     pub const DEVICE: u8 = b'd';
@@ -84,7 +85,11 @@ mod kind {
     pub const MARK: u8 = b'm';
     pub const MEMBER: u8 = b'r';
     pub const MEMBERSHIP: u8 = b'g';
+    pub const MENTION: u8 = b'a';
+    pub const MENTION_ALL: u8 = b'A';
+    pub const READ: u8 = b'p';
     pub const RELATION: u8 = b'f';
+    pub const SENT: u8 = b's';
     pub const USER: u8 = b'u';
 }
 
@@ -127,7 +132,8 @@ impl Key {
         self
     }
 
-    fn conversation(mut self, conversation: ConvKey) -> Key {
+    /// The same with a conversation behind it.
+    pub fn conversation(mut self, conversation: ConvKey) -> Key {
         self.push(&conv(conversation));
         self
     }
@@ -283,6 +289,55 @@ pub fn membership(user: &UserId, conversation: ConvKey) -> Key {
     memberships(user).conversation(conversation)
 }
 
+/// `rows`: all conversations of a user but groups begin with this.
+pub fn chats(user: &UserId) -> Key {
+    Key::row(user.slot(), kind::CHAT).user(user)
+}
+
+/// `rows`: a conversation that a user has.
+pub fn chat(user: &UserId, conversation: ConvKey) -> Key {
+    chats(user).conversation(conversation)
+}
+
+/// `rows`: how far a user has read a conversation.
+pub fn read(user: &UserId, conversation: ConvKey) -> Key {
+    Key::row(user.slot(), kind::READ).user(user).conversation(conversation)
+}
+
+/// `rows`: a member's last message in a group.
+pub fn sent(conversation: ConvKey, user: &UserId) -> Key {
+    let mut key = Key::row(conversation.slot, kind::SENT);
+    key.push(&conversation.hash);
+    key.push(user.as_str().as_bytes());
+    key
+}
+
+/// `rows`: all mentions of a user in a conversation begin with this.
+pub fn mentions(user: &UserId, conversation: ConvKey) -> Key {
+    Key::row(user.slot(), kind::MENTION).user(user).conversation(conversation)
+}
+
+/// `rows`: a message that mentions a user.
+pub fn mention(user: &UserId, conversation: ConvKey, seq: u64) -> Key {
+    let mut key = mentions(user, conversation);
+    key.push(&seq.to_be_bytes());
+    key
+}
+
+/// `rows`: a message that mentions everybody.
+pub fn mention_all(conversation: ConvKey, seq: u64) -> Key {
+    let mut key = Key::row(conversation.slot, kind::MENTION_ALL);
+    key.push(&conversation.hash);
+    key.push(&seq.to_be_bytes());
+    key
+}
+
+/// The end of a mention's key: the seq.
+pub fn mention_seq(key: &[u8]) -> Result<u64, Malformed> {
+    let seq = key.last_chunk().ok_or(Malformed("a mention's key has no seq"))?;
+    Ok(u64::from_be_bytes(*seq))
+}
+
 /// `rows`: all that a user is to others begins with this.
 pub fn relations(user: &UserId) -> Key {
     Key::row(user.slot(), kind::RELATION).user(user)
@@ -327,6 +382,10 @@ pub enum Row {
     Cursor(ConvKey),
     /// A user's mark for it.
     Mark(ConvKey),
+    /// A seq that it has: how far a user has read, or a member's last message.
+    Seq(ConvKey),
+    /// A message that mentions somebody, or everybody.
+    Mention(ConvKey, u64),
     /// None of these.
     Other,
 }
@@ -341,7 +400,13 @@ pub fn parse_row(key: &[u8]) -> Result<Row, Malformed> {
         let end = rest.iter().position(|&byte| byte == 0).ok_or(SHORT)?;
         parse_conv(rest[end + 1..].get(..CONV_BYTES).ok_or(SHORT)?)
     };
+    // In front of what is under the conversation's own slot.
+    let own = || parse_conv(&[slot, rest.get(..16).ok_or(SHORT)?].concat());
     match *kind {
+        kind::READ => conversation().map(Row::Seq),
+        kind::SENT => own().map(Row::Seq),
+        kind::MENTION => Ok(Row::Mention(conversation()?, mention_seq(key)?)),
+        kind::MENTION_ALL => Ok(Row::Mention(own()?, mention_seq(key)?)),
         kind::CONVERSATION => parse_conv(&[slot, rest].concat()).map(Row::Conversation),
         kind::CURSOR => conversation().map(Row::Cursor),
         kind::MARK => conversation().map(Row::Mark),
@@ -416,6 +481,15 @@ mod tests {
         let team = GroupId::parse("team").expect("valid");
         let home = team.slot().0.to_be_bytes();
         assert_eq!(*group(&team), *expect(&[&home, b"Gteam\0"]));
+        let seq = [0, 0, 0, 0, 0, 0, 1, 2];
+        assert_eq!(*chat(&ann, conv_key(4)), *expect(&[&slot, b"hann\0", &[0, 4], &[4; 16]]));
+        assert_eq!(*read(&ann, conv_key(4)), *expect(&[&slot, b"pann\0", &[0, 4], &[4; 16]]));
+        assert_eq!(*sent(conv_key(4), &ann), *expect(&[&[0, 4], b"s", &[4; 16], b"ann"]));
+        let mention = mention(&ann, conv_key(4), 258);
+        assert_eq!(*mention, *expect(&[&slot, b"aann\0", &[0, 4], &[4; 16], &seq]));
+        assert_eq!(mention_seq(&mention), Ok(258));
+        let all = mention_all(conv_key(4), 258);
+        assert_eq!(*all, *expect(&[&[0, 4], b"A", &[4; 16], &seq]));
         assert_eq!(*member(&team, &ann), *expect(&[&home, b"rteam\0ann"]));
         assert_eq!(*membership(&ann, conv_key(4)), *expect(&[&slot, b"gann\0", &[0, 4], &[4; 16]]));
         let bob = user_id("bob");

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod chats;
 mod crc32c;
 mod directory;
 mod error;
@@ -53,7 +54,7 @@ pub use rocks::{Options, Rocks};
 
 /// Version of the format that this program writes. It reads the earlier ones, and makes a store of
 /// an earlier one this one's at its opening.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Where turns become durable and are read again.
 ///

@@ -11,12 +11,12 @@ use ringpost_core::ids::{
     ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot, UserId,
 };
 use ringpost_core::owed::Owed;
-use ringpost_core::record::Page;
+use ringpost_core::record::{Page, Record};
 use ringpost_core::relations::RelationRow;
 
 use crate::error::{LogError, Malformed, hex};
 use crate::keys::{self, Family};
-use crate::{record, value};
+use crate::{chats, record, value};
 
 /// Why a view has no answer.
 #[derive(Debug)]
@@ -109,6 +109,12 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         Load::Owed { shard, shards, after, limit } => {
             owed(view, *shard, *shards, *after, *limit).map(Loaded::Owed)
         }
+        Load::Chats { user, after, limit, acked_is_read } => {
+            chats::chats(view, user, *after, *limit, acked_is_read).map(Loaded::Chats)
+        }
+        Load::Reading { user, conversation, key, to, limit } => {
+            chats::reading(view, user, conversation, *key, *to, *limit).map(Loaded::Reading)
+        }
         Load::Cursors { user, conversation } => {
             cursors(view, user, *conversation).map(Loaded::Cursors)
         }
@@ -120,16 +126,17 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
 
 /// The head of a conversation's log.
 #[derive(Clone, Copy, Default)]
-struct Head {
-    seq: u64,
+pub(crate) struct Head {
+    pub(crate) seq: u64,
     time_ms: u64,
     countable: u64,
+    pub(crate) sent: [u64; 2],
 }
 
-fn head(view: &impl View, conversation: ConvKey) -> Result<Head, Miss> {
+pub(crate) fn head(view: &impl View, conversation: ConvKey) -> Result<Head, Miss> {
     let head = view.last(conversation, |key, value| {
-        let record = record::get(keys::log_seq(key)?, value)?;
-        Ok(Head { seq: record.seq, time_ms: record.time_ms, countable: record.countable })
+        let Record { seq, time_ms, countable, sent, .. } = record::get(keys::log_seq(key)?, value)?;
+        Ok(Head { seq, time_ms, countable, sent })
     })?;
     Ok(head.unwrap_or_default())
 }
@@ -151,19 +158,19 @@ fn conversation(
     if let (Some(stored), Some(expected)) = (&stored, expected)
         && stored != expected
     {
-        let (stored, expected) = (Box::new(stored.clone()), Box::new(expected.clone()));
-        return Err(LogError::Collision { key, stored, expected }.into());
+        return Err(collision(key, stored.clone(), expected.clone()));
     }
     let mut loaded = ConversationLoaded {
         head: head.seq,
         time_ms: head.time_ms,
         countable: head.countable,
+        sent: head.sent,
         ..ConversationLoaded::default()
     };
     if let Some(name) = stored.as_ref().or(expected) {
         for (side, user) in name.marked().enumerate() {
             let mark = keys::mark(user, key);
-            loaded.marks[side] = view.get(Family::Rows, &mark, value::mark)?;
+            loaded.marks[side] = view.get(Family::Rows, &mark, value::seq)?;
             loaded.exists[side] = exists(view, user)?;
         }
         if name.marked().count() == 1 {
@@ -187,6 +194,11 @@ fn conversation(
     }
     loaded.conversation = stored;
     Ok(loaded)
+}
+
+/// Two conversations under one key.
+pub(crate) fn collision(key: ConvKey, stored: Conversation, expected: Conversation) -> Miss {
+    LogError::Collision { key, stored: Box::new(stored), expected: Box::new(expected) }.into()
 }
 
 fn exists(view: &impl View, user: &UserId) -> Result<bool, Miss> {
@@ -421,7 +433,7 @@ fn user(view: &impl View, user: &UserId) -> Result<UserLoaded, Miss> {
     Ok(UserLoaded { row, devices })
 }
 
-fn cursors(
+pub(crate) fn cursors(
     view: &impl View,
     user: &UserId,
     conversation: ConvKey,
@@ -449,7 +461,7 @@ fn inbox(
         if marks.len() == limit as usize {
             return Ok(ControlFlow::Break(()));
         }
-        marks.push((keys::parse_conv(&key[prefix.len()..])?, value::mark(value)?));
+        marks.push((keys::parse_conv(&key[prefix.len()..])?, value::seq(value)?));
         Ok(ControlFlow::Continue(()))
     })?;
     let mut inbox = Vec::with_capacity(marks.len());
@@ -467,7 +479,7 @@ fn inbox(
 }
 
 /// The budget counts stored bytes: they bound what the page takes, however short the contents.
-fn page(
+pub(crate) fn page(
     view: &impl View,
     conversation: ConvKey,
     from: u64,

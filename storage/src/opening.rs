@@ -2,11 +2,16 @@
 
 use std::ops::ControlFlow;
 
+use ringpost_core::event::Entry;
+
 use crate::batch::Batch;
 use crate::error::{LogError, Malformed};
-use crate::keys::{Family, meta};
+use crate::keys::{self, Family, Row, meta};
 use crate::load::{View, malformed};
 use crate::{FORMAT, Opening, Recovery, value};
+
+/// Conversations that one batch of an upgrade names.
+const CHATS_PER_BATCH: usize = 4_096;
 
 /// The first batch of a store.
 pub(crate) fn first(epoch: u64, node: [u8; 3], secret: u64) -> Batch {
@@ -23,6 +28,38 @@ pub(crate) fn upgrade() -> Batch {
     let mut upgrade = Batch::new();
     upgrade.put(Family::Meta, meta::FORMAT, &FORMAT.to_be_bytes());
     upgrade
+}
+
+/// What a store of an earlier format than 3 lacks: it does not know which conversations a user has.
+/// Hands it to `write` in pieces.
+pub(crate) fn missing_chats(
+    view: &impl View,
+    mut write: impl FnMut(Batch) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let mut names = vec![];
+    let mut next = Some(vec![]);
+    while let Some(from) = next.take() {
+        view.scan(Family::Rows, &from, &[u8::MAX; 3], |key, value| {
+            if let Row::Conversation(conversation) = keys::parse_row(key)? {
+                if names.len() == CHATS_PER_BATCH {
+                    next = Some(key.to_vec());
+                    return Ok(ControlFlow::Break(()));
+                }
+                names.push((conversation, value::conversation(value)?));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let mut batch = Batch::new();
+        for (conversation, name) in names.drain(..) {
+            for user in name.marked().cloned() {
+                batch.entry(&Entry::Chat { user, conversation }, &[]);
+            }
+        }
+        if !batch.is_empty() {
+            write(batch)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the first batch has been written.

@@ -105,9 +105,9 @@ pub struct Mended {
     pub dedup_made: u64,
     /// Dedup keys of lost messages.
     pub dedup_gone: u64,
-    /// Cursors that were ahead of their conversation.
+    /// Cursors, and other positions, that were ahead of their conversation.
     pub cursors_cut: u64,
-    /// Marks that were ahead of their conversation.
+    /// Marks and mentions that were ahead of their conversation.
     pub marks_gone: u64,
     /// Marks that members lacked who have something to get.
     pub marks_made: u64,

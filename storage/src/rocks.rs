@@ -124,6 +124,12 @@ impl Rocks {
             // The other way round, a crash between the two would leave an earlier program a store
             // that it opens and does not understand.
             directory.upgrade()?;
+            if opening.format < 3 {
+                opening::missing_chats(&view, |batch| {
+                    opening.batch += 1;
+                    write_first(&db, &batch, opening.batch, directory.seal)
+                })?;
+            }
             opening.batch += 1;
             write_first(&db, &opening::upgrade(), opening.batch, directory.seal)?;
             opening.format = FORMAT;

@@ -408,14 +408,24 @@ pub fn position(value: &[u8]) -> Result<Position, Malformed> {
     Ok(Position { acked, ranges })
 }
 
-/// `rows`: a mark.
-pub fn put_mark(out: &mut Vec<u8>, seq: u64) {
+/// `rows`: what is all in its key.
+pub fn put_present(out: &mut Vec<u8>) {
+    out.push(VERSION);
+}
+
+/// The inverse of [`put_present`].
+pub fn present(value: &[u8]) -> Result<(), Malformed> {
+    Fields::of(value)?.end()
+}
+
+/// `rows`: a seq, alone: a mark, a read position, a member's last message.
+pub fn put_seq(out: &mut Vec<u8>, seq: u64) {
     out.push(VERSION);
     out.extend_from_slice(&seq.to_be_bytes());
 }
 
-/// The inverse of [`put_mark`].
-pub fn mark(value: &[u8]) -> Result<u64, Malformed> {
+/// The inverse of [`put_seq`].
+pub fn seq(value: &[u8]) -> Result<u64, Malformed> {
     let mut fields = Fields::of(value)?;
     let seq = fields.u64()?;
     fields.end()?;
@@ -589,7 +599,7 @@ mod tests {
         let bytes = [&[1][..], &u64s(&[8, 10, 11, 13, 13])].concat();
         check(&at, |out| put_position(out, &at), position, &bytes);
 
-        check(&9, |out| put_mark(out, 9), mark, &[&[1][..], &u64s(&[9])].concat());
+        check(&9, |out| put_seq(out, 9), seq, &[&[1][..], &u64s(&[9])].concat());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The store through its public face: the same script on disk and in memory, what an opening does
 //! with every kind of damage, and what is answered from memory.
 
+#[path = "storage/chats.rs"]
+mod chats;
 #[path = "storage/cold.rs"]
 mod cold;
 #[path = "storage/durability.rs"]

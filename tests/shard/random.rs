@@ -14,10 +14,11 @@ use crate::world::World;
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const DEVICES: [&str; 2] = ["d0", "d1"];
 
-struct Random(u64);
+/// A generator of its own, so that a seed is a history for ever.
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % n
     }

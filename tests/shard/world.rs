@@ -219,6 +219,11 @@ impl World {
         self.answers.remove(&id)
     }
 
+    /// Answers that came after [`World::ask`] had returned, in order of the questions.
+    pub fn late_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers).into_values().collect()
+    }
+
     pub fn group(&mut self, group: &str, operation: GroupOperation) -> Answer {
         let group = GroupId::parse(group).expect("a valid id");
         let answer = self.ask(Operation::Group { group, operation });

@@ -3,9 +3,12 @@
 
 use simd_json::BorrowedValue;
 use simd_json::borrowed::Object;
-use simd_json::prelude::{ValueAsArray, ValueAsObject, ValueAsScalar};
+use simd_json::prelude::{ValueAsArray, ValueAsMutObject, ValueAsObject, ValueAsScalar};
 
-use crate::content::{Card, Content, Custom, File, Image, Location, Place, Segment, Video, Voice};
+use crate::content::{
+    Body, Card, Content, Custom, File, Image, Location, Mentions, Place, Reply, Segment, Video,
+    Voice,
+};
 use crate::dialect::json::{Scratch, member_span, write_integer, write_string};
 
 /// What is wrong with a content, and where.
@@ -18,16 +21,104 @@ pub struct ContentError {
     pub problem: &'static str,
 }
 
+impl ContentError {
+    fn of(field: &str, problem: &'static str) -> ContentError {
+        ContentError { field: field.to_owned(), problem }
+    }
+}
+
+impl Body {
+    /// Reads a content that has two more members: `mentions`, a list of user ids or `all`, and
+    /// `reply_to` `{id, author, time_ms, text}`.
+    ///
+    /// # Errors
+    /// As for [`Content::from_json`].
+    pub fn from_json(text: &str) -> Result<Body, ContentError> {
+        let mut bytes = text.as_bytes().to_vec();
+        let value = simd_json::to_borrowed_value(&mut bytes);
+        let mut value = value.map_err(|_| ContentError::of("", "not JSON"))?;
+        let object = value.as_object_mut();
+        let object = object.ok_or_else(|| ContentError::of("", "must be an object"))?;
+        let mentions = match object.remove("mentions") {
+            None => Mentions::default(),
+            Some(mentions) => read_mentions(&mentions)?,
+        };
+        let reply_to = object.remove("reply_to").map(|reply| read_reply(&reply)).transpose()?;
+        Ok(Body { content: Content::from_object(object, text)?, mentions, reply_to })
+    }
+
+    /// Appends it.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        self.content.write_json(out);
+        let Body { mentions, reply_to, .. } = self;
+        out.pop();
+        if *mentions != Mentions::default() {
+            let named = mentions.users.iter().map(String::as_str);
+            out.extend_from_slice(b",\"mentions\":[");
+            for (n, user) in named.chain(mentions.everybody.then_some(EVERYBODY)).enumerate() {
+                if n > 0 {
+                    out.push(b',');
+                }
+                write_string(user, out);
+            }
+            out.push(b']');
+        }
+        if let Some(Reply { id, author, time_ms, text }) = reply_to {
+            out.extend_from_slice(b",\"reply_to\":{\"id\":");
+            write_string(id, out);
+            let mut writer = Writer { out };
+            writer.texts(&[("author", author), ("text", text)]);
+            writer.numbers(&[("time_ms", *time_ms)]);
+            out.push(b'}');
+        }
+        out.push(b'}');
+    }
+}
+
+/// Stands for everybody in a list of users: no user has this id.
+const EVERYBODY: &str = "all";
+
+fn read_mentions(value: &BorrowedValue<'_>) -> Result<Mentions, ContentError> {
+    let wrong = || ContentError::of("mentions", "must be a list of user ids");
+    let mut mentions = Mentions::default();
+    for user in value.as_array().ok_or_else(wrong)? {
+        match user.as_str().ok_or_else(wrong)? {
+            EVERYBODY => mentions.everybody = true,
+            user => mentions.users.push(user.to_owned()),
+        }
+    }
+    Ok(mentions)
+}
+
+fn read_reply(value: &BorrowedValue<'_>) -> Result<Reply, ContentError> {
+    let object = value.as_object();
+    let object = object.ok_or_else(|| ContentError::of("reply_to", "must be an object"))?;
+    let members = Members { object, place: "reply_to." };
+    members.only(&["id", "author", "time_ms", "text"])?;
+    Ok(Reply {
+        id: members.needed("id")?,
+        author: members.text("author")?,
+        time_ms: members.number("time_ms")?,
+        text: members.text("text")?,
+    })
+}
+
 impl Content {
     /// Reads it.
     ///
     /// # Errors
     /// The first member that is unknown, missing, or of another type.
     pub fn from_json(text: &str) -> Result<Content, ContentError> {
-        let whole = |problem| ContentError { field: String::new(), problem };
-        let mut bytes = text.as_bytes().to_vec();
-        let value = simd_json::to_borrowed_value(&mut bytes).map_err(|_| whole("not JSON"))?;
-        let object = value.as_object().ok_or_else(|| whole("must be an object"))?;
+        let body = Body::from_json(text)?;
+        match (body.mentions == Mentions::default(), body.reply_to) {
+            (false, _) => Err(ContentError::of("mentions", "is not known")),
+            (true, Some(_)) => Err(ContentError::of("reply_to", "is not known")),
+            (true, None) => Ok(body.content),
+        }
+    }
+
+    /// Reads what is left of an object when the body's own members are taken out.
+    fn from_object(object: &Object<'_>, text: &str) -> Result<Content, ContentError> {
         let members = Members { object, place: "" };
         Ok(match members.text("kind")?.as_str() {
             "text" => {
@@ -397,6 +488,47 @@ mod tests {
             Content::from_json(nulls).map(|content| written(&content)).as_deref(),
             Ok(r#"{"kind":"image","url":"u"}"#)
         );
+    }
+
+    #[test]
+    fn what_stands_beside_is_read_and_written_again() {
+        for text in [
+            r#"{"kind":"text","text":"x"}"#,
+            r#"{"kind":"text","text":"x","mentions":["ann","bob"]}"#,
+            r#"{"kind":"custom","type":"t","raw":{"mentions":1},"mentions":["ann","all"]}"#,
+            r#"{"kind":"text","text":"x","reply_to":{"id":"m","author":"ann","text":"hi","time_ms":7}}"#,
+            r#"{"kind":"text","text":"x","mentions":["all"],"reply_to":{"id":"m"}}"#,
+        ] {
+            let body = Body::from_json(text).expect(text);
+            let mut out = Vec::new();
+            body.write_json(&mut out);
+            assert_eq!(String::from_utf8(out).expect("text"), text);
+        }
+        for (text, error) in [
+            (
+                r#"{"kind":"text","text":"x","mentions":"ann"}"#,
+                "mentions: must be a list of user ids",
+            ),
+            (
+                r#"{"kind":"text","text":"x","mentions":[1]}"#,
+                "mentions: must be a list of user ids",
+            ),
+            (r#"{"kind":"text","text":"x","reply_to":"m"}"#, "reply_to: must be an object"),
+            (r#"{"kind":"text","text":"x","reply_to":{}}"#, "reply_to.id: is missing"),
+            (
+                r#"{"kind":"text","text":"x","reply_to":{"id":"m","x":1}}"#,
+                "reply_to.x: is not known",
+            ),
+        ] {
+            let wrong = Body::from_json(text).expect_err(text);
+            assert_eq!(wrong.to_string(), error, "{text}");
+        }
+        for name in ["mentions", "reply_to"] {
+            let value = if name == "mentions" { r#"["ann"]"# } else { r#"{"id":"m"}"# };
+            let text = format!(r#"{{"kind":"text","text":"x","{name}":{value}}}"#);
+            let wrong = Content::from_json(&text).expect_err("not part of a content");
+            assert_eq!(wrong.field, name);
+        }
     }
 
     #[test]

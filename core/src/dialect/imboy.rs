@@ -14,7 +14,7 @@ use compact_str::CompactString;
 use std::ops::Range;
 
 use crate::admit::{TokenCheck, TokenFault, token_of};
-use crate::content::{Body, Content, Mentions};
+use crate::content::{Body, Content};
 use crate::dialect::imboy::hashids::Hashids;
 use crate::dialect::imboy::sign::SignKeys;
 use crate::dialect::json::{
@@ -39,6 +39,8 @@ const ID_BYTES_MAX: usize = 40;
 pub struct Settings {
     /// Pause between two messages pushed at connect, unless the first is acknowledged, ms.
     pub catchup_gap_ms: u64,
+    /// A `CLIENT_ACK` says that the message was read, not only that it came.
+    pub ack_is_read: bool,
     /// When what is not acknowledged is sent again.
     pub retries: Retries,
     /// What apps must sign with to connect.
@@ -57,7 +59,7 @@ impl Default for Settings {
             notice: vec![1_000_000, 2_000_000],
         };
         let sign_keys = SignKeys::default();
-        Settings { catchup_gap_ms: 100, retries, sign_keys, hashids: None }
+        Settings { catchup_gap_ms: 100, ack_is_read: false, retries, sign_keys, hashids: None }
     }
 }
 
@@ -68,6 +70,7 @@ impl Settings {
             retries: &self.retries,
             catch_up_gap_ms: self.catchup_gap_ms,
             echo_to_own_devices: false,
+            ack_is_read: self.ack_is_read,
             replaced_close: Some(4001),
             tells_other_devices: true,
         }
@@ -448,8 +451,7 @@ pub fn write_message(
 /// Appends the payload for content of the HTTP API, which was checked when it came.
 fn write_neutral(settings: &Settings, content: &[u8], out: &mut Vec<u8>) {
     let text = std::str::from_utf8(content).unwrap_or_default();
-    let content = Content::from_json(text).unwrap_or_else(|_| Content::Text(text.to_owned()));
-    let body = Body { content, mentions: Mentions::default(), reply_to: None };
+    let body = Body::from_json(text).unwrap_or_else(|_| Content::Text(text.to_owned()).into());
     content::write(settings, &body, out);
 }
 

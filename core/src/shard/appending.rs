@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use compact_str::CompactString;
 
-use crate::command::{Action, Command, Done, NoticeOperation};
+use crate::command::{Action, Command, Done, Mentioned, NoticeOperation};
 use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{Answer, ControlId, Deliver, Effects, Entry, MessageEntry, Routed, Stored};
@@ -36,7 +36,7 @@ impl Shard {
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) {
-        let Action::Send { kind, sender_ms, content, copies } = &command.action else {
+        let Action::Send { kind, sender_ms, content, copies, mentions } = &command.action else {
             unreachable!("only a message is stored");
         };
         let draft = Draft {
@@ -51,6 +51,9 @@ impl Shard {
         let Some(stored) = self.append(index, &draft, effects) else {
             return self.answer(command, Err(Refusal::TryAgain), 0, effects);
         };
+        if let Some(mentions) = mentions {
+            self.put_mentions(index, mentions, stored.seq, effects);
+        }
         // Without copies, the sender's home passes the message when it gets the outcome.
         let passes = (!copies).then_some(&command.sender);
         self.put_marks(index, passes, stored.seq, effects);
@@ -207,16 +210,23 @@ impl Shard {
         let turn = effects.turn;
         let conv = &mut self.conversations.slab[index as usize];
         conv.head += 1;
-        conv.countable += u64::from(matches!(draft.kind, Kind::Message | Kind::Neutral));
+        let says = matches!(draft.kind, Kind::Message | Kind::Neutral);
+        conv.countable += u64::from(says);
         conv.time_ms = conv.time_ms.max(now_ms);
         conv.turn = turn;
         let stored = Stored { id, seq: conv.head, time_ms: conv.time_ms };
+        if says {
+            conv.note_sent(draft.sender, stored.seq, effects);
+        }
         if let Some(dedup) = draft.dedup {
             conv.recent.push_back(Recent { dedup, stored, turn });
         }
         let key = conv.key;
         if stored.seq == 1 {
             let conversation = conv.conversation.clone().expect("loaded");
+            for user in conversation.marked().cloned() {
+                effects.entries.push(Entry::Chat { user, conversation: key });
+            }
             effects.entries.push(Entry::Conversation { key, conversation });
         }
         let start = effects.entry_bytes.len() as u32;
@@ -228,6 +238,7 @@ impl Shard {
             time_ms: stored.time_ms,
             sender_ms: draft.sender_ms,
             countable: conv.countable,
+            sent: conv.sent,
             sender: CompactString::new(draft.sender),
             device: draft.device.clone(),
             client_id: CompactString::new(draft.client_id),
@@ -236,6 +247,22 @@ impl Shard {
         });
         effects.entries.push(Entry::Message { conversation: key, record });
         Some(stored)
+    }
+
+    /// Notes whom a message mentions, as far as they are members.
+    fn put_mentions(&mut self, index: u32, mentions: &Mentioned, seq: u64, effects: &mut Effects) {
+        let conv = &self.conversations.slab[index as usize];
+        let (conversation, name) = (conv.key, conv.conversation.as_ref().expect("loaded"));
+        let is_member = |user: &&UserId| match &conv.group {
+            Some(group) => group.has_member(user),
+            None => name.side(user.as_str()).is_some(),
+        };
+        let named = mentions.users.iter().filter(is_member);
+        let entry = |user: &UserId| Entry::Mention { user: user.clone(), conversation, seq };
+        effects.entries.extend(named.map(entry));
+        if mentions.everybody {
+            effects.entries.push(Entry::MentionAll { conversation, seq });
+        }
     }
 
     /// Puts the inbox marks of those that have none; the devices of `passes` need none.
@@ -302,6 +329,7 @@ impl Shard {
                     time_ms: stored.time_ms,
                     sender_ms: draft.sender_ms,
                     countable,
+                    sent: [0; 2],
                     sender: draft.sender,
                     dialect: draft.device.dialect,
                     device: &draft.device.name,
@@ -332,6 +360,7 @@ fn emptied(record: &Record<'_>) -> Box<MessageEntry> {
         time_ms: record.time_ms,
         sender_ms: record.sender_ms,
         countable: record.countable,
+        sent: record.sent,
         sender: CompactString::new(record.sender),
         device: DeviceId { dialect: record.dialect, name: CompactString::new(record.device) },
         client_id: CompactString::new(record.client_id),

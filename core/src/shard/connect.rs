@@ -47,6 +47,8 @@ impl Shard {
             Operation::PutUser { user, .. }
             | Operation::GetUser { user }
             | Operation::Friends { user, .. }
+            | Operation::Chats { user, .. }
+            | Operation::Read { user, .. }
             | Operation::Account { user, .. } => user.clone(),
             Operation::Group { .. }
             | Operation::Relation(_)
@@ -75,6 +77,8 @@ impl Shard {
             Operation::PutUser { .. }
             | Operation::GetUser { .. }
             | Operation::Friends { .. }
+            | Operation::Chats { .. }
+            | Operation::Read { .. }
             | Operation::Account { .. } => unreachable!("about a user"),
         }
     }
@@ -147,7 +151,15 @@ impl Shard {
                 let load = Load::Relations { user, after, limit, friends: true };
                 return self.load(Waiting::Friends { id }, load, effects);
             }
-            Operation::Friends { .. } => Answer::NoSuchUser,
+            Operation::Chats { after, limit, .. } if owner.row.is_some() => {
+                return self.list_chats(user, id, after, limit, effects);
+            }
+            Operation::Read { conversation, seq, .. } if owner.row.is_some() => {
+                return self.read(user, id, conversation, seq, effects);
+            }
+            Operation::Friends { .. } | Operation::Chats { .. } | Operation::Read { .. } => {
+                Answer::NoSuchUser
+            }
             Operation::PutUser { profile, .. } => {
                 let created = owner.row.is_none();
                 let row = owner.row.get_or_insert_default();
@@ -610,8 +622,9 @@ impl Shard {
         let seated = seat.map(|(has, _)| has);
         let mut position = self.start(user, device, key, cursors, first - 1, seated, effects);
         let gaps = row.ranges.windows(2).map(|pair| (pair[0].1 + 1, pair[1].0 - 1));
-        position.ranges.extend(gaps);
-        position.ranges.sort_unstable();
+        // Who comes back with the next record has missed nothing.
+        position.ranges.extend(gaps.filter(|gap| gap.0 <= gap.1));
+        let position = Position::merged(position.acked, position.ranges);
         if end != OPEN && position.acked >= end {
             return self.report_seen(user, device, membership, end, effects);
         }

@@ -40,6 +40,8 @@ pub(crate) struct Conv {
     pub(crate) head: u64,
     pub(crate) time_ms: u64,
     pub(crate) countable: u64,
+    /// See [`crate::record::Record::sent`].
+    pub(crate) sent: [u64; 2],
     /// The inbox marks of [`Conversation::marked`], as put (durable or not).
     pub(crate) marks: [Option<u64>; 2],
     /// Whether these are users.
@@ -183,13 +185,13 @@ impl Conv {
     fn apply(&mut self, loaded: ConversationLoaded) {
         let ConversationLoaded { conversation, head, time_ms, countable, marks, exists, .. } =
             loaded;
-        let ConversationLoaded { group, relations, .. } = loaded;
+        let ConversationLoaded { group, relations, sent, .. } = loaded;
         if let Some(name) = conversation {
             let same = self.conversation.as_ref().is_none_or(|known| *known == name);
             assert!(same, "the log refuses another conversation under the same key");
             self.conversation = Some(name);
         }
-        (self.head, self.time_ms, self.countable) = (head, time_ms, countable);
+        (self.head, self.time_ms, self.countable, self.sent) = (head, time_ms, countable, sent);
         (self.marks, self.exists, self.relations) = (marks, exists, relations);
         if let Some(Conversation::Group(_)) = self.conversation {
             self.group.get_or_insert_default().row = group;
@@ -236,6 +238,17 @@ impl Conv {
         recent.or(answer.flatten())
     }
 
+    /// Notes who has sent the last message: what is before it he has read.
+    pub(crate) fn note_sent(&mut self, sender: &str, seq: u64, effects: &mut Effects) {
+        let name = self.conversation.as_ref().expect("loaded");
+        if let Some(side) = name.side(sender) {
+            self.sent[side] = seq;
+        } else if self.group.is_some() {
+            let user = UserId::parse(sender).expect("a member has written it");
+            effects.entries.push(Entry::Sent { conversation: self.key, user, seq });
+        }
+    }
+
     /// Forgets messages that every look-up still to be answered has seen.
     pub(crate) fn forget_recent(&mut self, durable: u64) {
         let seen = self.waiting.front().map_or(durable, |front| front.asked);
@@ -258,6 +271,7 @@ impl Conversations {
             head: 0,
             time_ms: 0,
             countable: 0,
+            sent: [0; 2],
             marks: [None; 2],
             exists: [false; 2],
             known: None,

@@ -6,7 +6,7 @@
 
 use hashbrown::HashMap;
 
-use crate::command::GroupOperation;
+use crate::command::{Command, GroupOperation};
 use crate::error::Refusal;
 use crate::event::{
     Answer, ControlId, Effects, Entry, GroupRow, JoinPolicy, Load, MemberLoaded, MemberRole,
@@ -83,7 +83,9 @@ impl Group {
     /// Whether everything that the request's execution looks at is known.
     pub(crate) fn knows(&self, request: &Request) -> bool {
         match request {
-            Request::Command(command) => self.members.contains_key(&command.sender),
+            Request::Command(command) => {
+                concerned(command).all(|user| self.members.contains_key(user))
+            }
             Request::Seen(user, _) => self.members.contains_key(user),
             Request::Owed(bill) => self.leaving(bill).all(|user| self.members.contains_key(user)),
             Request::Relation(..) | Request::Notice(..) => true,
@@ -96,7 +98,10 @@ impl Group {
     /// The users that a request is about and that are not known.
     pub(crate) fn unknown(&self, request: &Request) -> Vec<UserId> {
         match request {
-            Request::Command(command) => vec![command.sender.clone()],
+            Request::Command(command) => {
+                let unknown = concerned(command);
+                unknown.filter(|user| !self.members.contains_key(*user)).cloned().collect()
+            }
             Request::Seen(user, _) => vec![user.clone()],
             Request::Owed(bill) => {
                 let unknown = self.leaving(bill);
@@ -158,6 +163,11 @@ impl Group {
         self.row_of(sender).map(|_| ()).ok_or(Refusal::NotInGroup)
     }
 
+    /// Whether this user is a member; it must be known.
+    pub(crate) fn has_member(&self, user: &UserId) -> bool {
+        self.row_of(user).is_some()
+    }
+
     /// Whether this user may revoke what others have said.
     pub(crate) fn may_manage(&self, user: &UserId) -> bool {
         self.row_of(user).is_some_and(|row| row.role >= MemberRole::Admin)
@@ -168,6 +178,11 @@ impl Group {
         let row = self.row.as_deref().filter(|row| row.closed_seq == 0);
         row.ok_or(Refusal::NoSuchGroup)
     }
+}
+
+/// Who writes, and whom he mentions.
+fn concerned(command: &Command) -> impl Iterator<Item = &UserId> {
+    std::iter::once(&command.sender).chain(command.action.mentioned())
 }
 
 impl Shard {

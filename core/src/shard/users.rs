@@ -18,6 +18,7 @@ use crate::record::Page;
 use crate::session::Hello;
 use crate::shard::fanout::Seat;
 use crate::shard::presence::Told;
+use crate::shard::reads::Reads;
 
 /// A user's place in memory; stale once the user was forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -62,6 +63,7 @@ impl Users {
             waiting: VecDeque::new(),
             connections: 0,
             told: Told::default(),
+            reads: Reads::default(),
             bucket: Bucket::default(),
             turn: 0,
         };
@@ -112,6 +114,8 @@ pub(crate) struct User {
     pub(crate) connections: usize,
     /// What his friends have been told of it.
     pub(crate) told: Told,
+    /// How far he has read, where he has said so lately; what is being looked up about it.
+    pub(crate) reads: Reads,
     /// Of messages to be stored.
     pub(crate) bucket: Bucket,
     /// The last turn that changed a row of this user.
@@ -128,7 +132,11 @@ impl User {
 
     /// Whether it may be forgotten once `turn` is durable.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.loading && self.connections == 0 && self.waiting.is_empty() && self.told.is_quiet()
+        !self.loading
+            && self.connections == 0
+            && self.waiting.is_empty()
+            && self.told.is_quiet()
+            && !self.reads.is_asking()
     }
 }
 
@@ -444,36 +452,20 @@ impl Cursor {
             open.extend(here.map(|sent| sent.seq));
             open.sort_unstable();
         }
-        let Some(&first) = open.first() else {
-            let mut acked = self.sent;
-            let mut ranges: Vec<(u64, u64)> =
-                self.skip.iter().copied().filter(|&(_, last)| last > self.sent).collect();
-            // A range that touches what was sent is part of it.
-            while let Some(&(_, last)) = ranges.first().filter(|range| range.0 <= acked + 1) {
-                acked = last;
-                ranges.remove(0);
-            }
-            return Position { acked, ranges };
-        };
-        let mut ranges = Vec::new();
+        let mut ranges = Vec::with_capacity(open.len() + self.skip.len());
         for (at, &seq) in open.iter().enumerate() {
             let next = open.get(at + 1).map_or(self.sent, |next| next - 1);
             if next > seq {
                 ranges.push((seq + 1, next));
             }
         }
-        ranges.extend(self.skip.iter().copied().filter(|&(first, _)| first > self.sent));
-        // Touching ranges are one: the last sent message and a skipped one behind it.
-        ranges.dedup_by(|later, earlier| {
-            let touch = later.0 <= earlier.1 + 1;
-            if touch {
-                earlier.1 = later.1;
-            }
-            touch
-        });
+        let behind = self.skip.iter().filter(|&&(_, last)| last > self.sent);
+        ranges.extend(behind.map(|&(first, last)| (first.max(self.sent + 1), last)));
+        let acked = open.first().map_or(self.sent, |first| first - 1);
+        let mut position = Position::merged(acked, ranges);
         // More cannot come together in one window; what is cut off would only be offered again.
-        ranges.truncate(CURSOR_RANGES_MAX);
-        Position { acked: first - 1, ranges }
+        position.ranges.truncate(CURSOR_RANGES_MAX);
+        position
     }
 
     /// How many acknowledged ranges lie above the first unacknowledged message.
@@ -526,6 +518,10 @@ mod tests {
         assert_eq!(position(9, &[8], &[(3, 4), (10, 11)]), (7, vec![(9, 11)]));
         assert_eq!(position(9, &[], &[(11, 12)]), (9, vec![(11, 12)]));
         assert_eq!(position(9, &[], &[(10, 12), (14, 15)]), (12, vec![(14, 15)]));
+        // Gaps of a membership may be known twice, and lie over what was acknowledged.
+        assert_eq!(position(9, &[], &[(14, 15), (12, 20), (14, 15)]), (9, vec![(12, 20)]));
+        assert_eq!(position(9, &[], &[(2, 3), (12, 13), (14, 15)]), (9, vec![(12, 15)]));
+        assert_eq!(position(9, &[7], &[(8, 11), (13, 13)]), (6, vec![(8, 11), (13, 13)]));
         let every_second: Vec<u64> = (1..200).step_by(2).collect();
         assert_eq!(position(200, &every_second, &[]).1.len(), 100);
     }

@@ -206,7 +206,7 @@ impl Mend<'_> {
         self.writer.write()
     }
 
-    /// No cursor and no mark is ahead of its conversation: the seqs behind the head will be those
+    /// No cursor, no mark, and nothing else that has a seq, is ahead of its conversation: the seqs behind the head will be those
     /// of other messages.
     fn cut_positions(&mut self) -> Result<(), LogError> {
         each(self.db, Family::Rows, |key, value| {
@@ -223,7 +223,22 @@ impl Mend<'_> {
                 }
                 // It was put because every device had everything before it.
                 Row::Mark(conv) => {
-                    if value::mark(value).map_err(wrong)? > self.head(conv)? {
+                    if value::seq(value).map_err(wrong)? > self.head(conv)? {
+                        self.writer.batch.delete(Family::Rows, key);
+                        self.mended.marks_gone += 1;
+                    }
+                }
+                Row::Seq(conv) => {
+                    let (seq, head) = (value::seq(value).map_err(wrong)?, self.head(conv)?);
+                    if seq > head {
+                        let mut value = vec![];
+                        value::put_seq(&mut value, head);
+                        self.writer.batch.put(Family::Rows, key, &value);
+                        self.mended.cursors_cut += 1;
+                    }
+                }
+                Row::Mention(conv, seq) => {
+                    if seq > self.head(conv)? {
                         self.writer.batch.delete(Family::Rows, key);
                         self.mended.marks_gone += 1;
                     }
@@ -244,6 +259,10 @@ impl Mend<'_> {
             };
             let name = value::conversation(value).map_err(wrong)?;
             for user in name.marked() {
+                if !self.has(Family::Rows, &keys::chat(user, conversation))? {
+                    let chat = Entry::Chat { user: user.clone(), conversation };
+                    self.writer.batch.entry(&chat, &[]);
+                }
                 if !self.has(Family::Rows, &keys::mark(user, conversation))?
                     && let Some(seq) = self.first_unread(user, conversation)?
                 {

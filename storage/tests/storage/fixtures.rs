@@ -1,7 +1,9 @@
 //! Stores that earlier versions of this program wrote still open, and are read to the byte.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use ringpost_core::event::{Load, Loaded};
 use ringpost_storage::{FORMAT, Fake, FakeSeed, Log, Rocks};
 
 use crate::support::*;
@@ -56,6 +58,13 @@ fn opens_and_goes_on(version: &str) -> (tempfile::TempDir, Rocks) {
     if version != "v1" {
         sample_v2::check(&rocks);
     }
+    let load = Load::Chats { user: user("ann"), after: None, limit: 99, acked_is_read: vec![] };
+    let Loaded::Chats(chats) = rocks.load(&load).expect("answered") else { panic!("no answer") };
+    let names = chats.chats.iter().map(|chat| chat.conversation.canonical());
+    let long = format!("single:ann-{}", sample::longest_user());
+    let wanted = ["single:ann-ann", "single:ann-bob", &long, "group:team"].map(str::to_owned);
+    let count = if version == "v1" { 3 } else { 4 };
+    assert_eq!(names.collect::<BTreeSet<_>>(), BTreeSet::from_iter(wanted.into_iter().take(count)));
     // It goes on as a store of this version.
     let secret = opening.secret;
     let batch = opening.batch;

@@ -178,6 +178,7 @@ fn message(log: &impl Log, sent: &Sent) {
         time_ms: sent.time_ms(),
         sender_ms: sent.sender_ms,
         countable: sent.seq,
+        sent: [0; 2],
         sender: sender.as_str().into(),
         device: device(&sent.device),
         client_id: sent.client_id.as_str().into(),

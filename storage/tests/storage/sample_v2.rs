@@ -89,12 +89,7 @@ fn relation() -> RelationRow {
 
 /// Users about whom there is more than a profile.
 fn standings() -> Vec<(UserId, UserRow)> {
-    let row = |standing| UserRow {
-        created_ms: EPOCH_MS,
-        profile: "{}".to_owned(),
-        standing,
-        ..UserRow::default()
-    };
+    let row = |standing| UserRow { created_ms: EPOCH_MS, profile: "{}".to_owned(), standing };
     let ban = Some(Ban { until_ms: u64::MAX, reason: "spam".to_owned() });
     vec![
         (user("dora"), row(Standing { hidden: true, ..Standing::default() })),
@@ -179,6 +174,7 @@ fn append(log: &impl Log, name: &Conversation, records: &[(Kind, Vec<u8>)]) {
             time_ms: EPOCH_MS + seq,
             sender_ms: None,
             countable: seq.min(3),
+            sent: [0; 2],
             sender: "ann".into(),
             device: DeviceId { dialect: Dialect::Imboy, name: "".into() },
             client_id: "".into(),

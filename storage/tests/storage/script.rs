@@ -82,6 +82,7 @@ fn first_message(log: &impl Log) {
         head: 1,
         time_ms: EPOCH_MS + 1,
         countable: 1,
+        sent: [0; 2],
         marks: [None, Some(1)],
         exists: [true, true],
         ..Default::default()

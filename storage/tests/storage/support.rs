@@ -74,6 +74,7 @@ impl Turn {
             time_ms,
             sender_ms: seq.is_multiple_of(2).then_some(-(seq as i64)),
             countable: seq,
+            sent: [0; 2],
             sender: one.into(),
             device: device("phone"),
             client_id: client_id.as_str().into(),
