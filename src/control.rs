@@ -10,6 +10,7 @@
 
 mod accounts;
 pub mod auth;
+mod conversations;
 mod error;
 mod fields;
 mod friends;
@@ -34,6 +35,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
+use ringpost_core::dialect::Settings;
 use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation};
 use ringpost_core::ids::Slot;
@@ -79,6 +81,8 @@ pub struct Process {
     pub stats: Stats,
     /// The store, for its sizes. It is closed when its threads have ended, whoever asks.
     pub store: Weak<dyn Log>,
+    /// How dialects are read.
+    pub dialects: Arc<Settings>,
     /// The store's epoch.
     pub epoch: u64,
 }
@@ -201,6 +205,8 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/users/{id}/connections", get(accounts::connections))
         .route("/v1/users/{id}/friends", get(friends::list))
         .route("/v1/users/{id}/blocks/{other}", put(friends::block).delete(friends::unblock))
+        .route("/v1/users/{id}/conversations", get(conversations::list))
+        .route("/v1/conversations/{conversation}/read", post(conversations::read))
         .route("/v1/presence", get(accounts::presence))
         .route("/v1/friends/requests", post(friends::ask))
         .route("/v1/friends/accept", post(friends::accept))

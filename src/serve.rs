@@ -244,6 +244,7 @@ impl Server {
 
     fn open_api(&mut self, setup: control::Setup) -> io::Result<()> {
         let process = control::Process {
+            dialects: Arc::new(self.common.dialects.clone()),
             mesh: self.mesh.clone(),
             health: self.health.clone(),
             stats: self.stats.clone(),

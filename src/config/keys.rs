@@ -324,6 +324,12 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "imboy.ack_is_read",
+        default: Some("false"),
+        about: "imboy: a CLIENT_ACK says that the message was read, not only that it came.",
+        kind: Kind::Flag { set: |config, is_read| config.dialects.imboy.ack_is_read = is_read },
+    },
+    Key {
         name: "imboy.c2c_retry_s",
         default: Some("5,12,23"),
         about: "imboy: when an unacknowledged private message is sent again, in seconds after \

@@ -11,13 +11,14 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use compact_str::CompactString;
-use ringpost_core::command::Action;
-use ringpost_core::content::Content;
+use ringpost_core::command::{Action, Mentioned};
+use ringpost_core::content::{Body, Content, Mentions, Reply, Segment};
+use ringpost_core::dialect::Settings;
 use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation, Post};
 use ringpost_core::happened::Happened;
 use ringpost_core::ids::{Conversation, MessageId, UserId};
-use ringpost_core::limits::{CLIENT_ID_BYTES_MAX, CONTENT_BYTES_MAX};
+use ringpost_core::limits::{CLIENT_ID_BYTES_MAX, CONTENT_BYTES_MAX, MENTIONS_MAX};
 use ringpost_core::record::{Kind, Page, Record};
 use serde_json::{Map, Value, json};
 
@@ -27,6 +28,9 @@ use super::error::ApiError;
 use super::fields::{Fields, user_id};
 use super::groups::group_id;
 
+/// Characters of a quoted message that go with the answer to it.
+const QUOTE_CHARS_MAX: usize = 200;
+
 /// `POST /v1/messages`: stores and delivers; answers once it is durable.
 pub async fn send(
     _: MayWrite,
@@ -35,12 +39,19 @@ pub async fn send(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let sender = fields.user("from")?;
     let conversation = receiver(&sender, fields.take("to"))?;
-    let (kind, content) = content(fields.take("content"))?;
+    let content = content(fields.take("content"))?;
+    let named = mentions(&mut fields)?;
+    let reply_to = fields.text("reply_to", 20)?;
     let client_id = fields.text("client_id", CLIENT_ID_BYTES_MAX)?.unwrap_or_default();
     fields.end()?;
     let name = conversation.canonical();
+    let reply_to = match reply_to {
+        Some(id) => Some(quoted(&shared, &conversation, &id).await?),
+        None => None,
+    };
+    let (kind, content, mentions) = composed(content, named, reply_to)?;
     // The sender's own devices pass it, wherever they are.
-    let action = Action::Send { kind, sender_ms: None, content, copies: true };
+    let action = Action::Send { kind, sender_ms: None, content, copies: true, mentions };
     let client_id = CompactString::from(client_id);
     let post = Post { conversation, sender, client_id, action };
     match shared.ask(Operation::Post(Box::new(post))).await? {
@@ -110,32 +121,152 @@ fn receiver(sender: &UserId, to: Option<Value>) -> Result<Conversation, ApiError
     }
 }
 
+/// What the `content` of a request says.
+enum Given {
+    /// A dialect's own words.
+    Raw(String),
+    /// The neutral model.
+    Neutral(Content),
+}
+
 /// The neutral model, or `{"raw": {"dialect": "imboy", "payload": …}}`.
-fn content(content: Option<Value>) -> Result<(Kind, Bytes), ApiError> {
+fn content(content: Option<Value>) -> Result<Given, ApiError> {
     let Some(Value::Object(mut content)) = content else {
         return Err(ApiError::invalid("content", "must be an object with a kind, or raw"));
     };
-    let (kind, text) = match content.remove("raw") {
-        Some(raw) if content.is_empty() => (Kind::Message, raw_payload(raw)?.to_string()),
-        Some(_) => return Err(ApiError::invalid("content", "has raw and something else")),
-        None => {
-            let text = Value::Object(content).to_string();
-            Content::from_json(&text).map_err(|error| {
-                let field = if error.field.is_empty() {
-                    "content".to_owned()
-                } else {
-                    format!("content.{}", error.field)
-                };
-                ApiError::invalid(field, error.problem)
-            })?;
-            (Kind::Neutral, text)
+    match content.get("raw") {
+        // The kind `custom` has a member of that name, too.
+        Some(_) if content.contains_key("kind") => {}
+        Some(_) if content.len() > 1 => {
+            return Err(ApiError::invalid("content", "has raw and something else"));
+        }
+        Some(_) => {
+            let raw = content.remove("raw").unwrap_or_default();
+            return Ok(Given::Raw(raw_payload(raw)?.to_string()));
+        }
+        None => {}
+    }
+    let text = Value::Object(content).to_string();
+    let content = Content::from_json(&text).map_err(|error| {
+        let field = if error.field.is_empty() {
+            "content".to_owned()
+        } else {
+            format!("content.{}", error.field)
+        };
+        ApiError::invalid(field, error.problem)
+    })?;
+    Ok(Given::Neutral(content))
+}
+
+/// `mentions`: user ids, or `all`.
+fn mentions(fields: &mut Fields) -> Result<Mentioned, ApiError> {
+    let wrong = || ApiError::invalid("mentions", "must be a list of user ids, or of \"all\"");
+    let mut mentioned = Mentioned::default();
+    let list = match fields.take("mentions") {
+        None | Some(Value::Null) => return Ok(mentioned),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(wrong()),
+    };
+    for user in &list {
+        match user.as_str().ok_or_else(wrong)? {
+            "all" => mentioned.everybody = true,
+            user => mentioned.users.push(user_id("mentions", user)?),
+        }
+    }
+    Ok(mentioned)
+}
+
+/// The message that another one answers, as it is quoted there.
+async fn quoted(shared: &Shared, conversation: &Conversation, id: &str) -> Result<Reply, ApiError> {
+    let wrong = |message: &'static str| ApiError::invalid("reply_to", message);
+    let id = MessageId::parse_xid(id.as_bytes());
+    let id = id.ok_or_else(|| wrong("must be a message id of 20 characters"))?;
+    let found = match shared.ask(Operation::Find { id }).await? {
+        Answer::Found(found) => found.filter(|(place, _)| place == conversation),
+        answer => return Err(refused(answer)),
+    };
+    let (_, page) = found.ok_or_else(|| wrong("is no message of this conversation"))?;
+    let record = only(&page)?;
+    let text = match record.kind {
+        Kind::Event => return Err(wrong("is no message")),
+        Kind::Revoked => "[message revoked]".to_owned(),
+        Kind::Message | Kind::Neutral => said(&record, &shared.process.dialects)?,
+    };
+    let (id, author, time_ms) = (id.to_string(), record.sender.to_owned(), record.time_ms);
+    Ok(Reply { id, author, time_ms, text: shortened(text) })
+}
+
+/// A message as readable text.
+fn said(record: &Record<'_>, dialects: &Settings) -> Result<String, ApiError> {
+    let content = std::str::from_utf8(record.content)
+        .map_err(|_| ApiError::internal("a message's content is not UTF-8"))?;
+    let body = match record.kind {
+        Kind::Neutral => {
+            Body::from_json(content).map_err(|_| ApiError::internal("not a content"))?
+        }
+        _ => dialects.parse(record.dialect, content),
+    };
+    Ok(body.content.to_text())
+}
+
+/// No more of a quoted text than an answer needs to be understood.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(QUOTE_CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// What is stored: the kind of the record, its content, and whom it mentions.
+fn composed(
+    content: Given,
+    mut mentioned: Mentioned,
+    reply_to: Option<Reply>,
+) -> Result<(Kind, Bytes, Option<Box<Mentioned>>), ApiError> {
+    let (kind, text) = match content {
+        Given::Raw(_) if mentioned != Mentioned::default() => {
+            return Err(ApiError::invalid("mentions", "goes with a content of the neutral model"));
+        }
+        Given::Raw(_) if reply_to.is_some() => {
+            return Err(ApiError::invalid("reply_to", "goes with a content of the neutral model"));
+        }
+        Given::Raw(payload) => (Kind::Message, payload.into_bytes()),
+        Given::Neutral(content) => {
+            mention_inline(&content, &mut mentioned)?;
+            mentioned.users.sort_unstable();
+            mentioned.users.dedup();
+            let users = mentioned.users.iter().map(UserId::to_string).collect();
+            let mentions = Mentions { users, everybody: mentioned.everybody };
+            let mut out = Vec::new();
+            Body { content, mentions, reply_to }.write_json(&mut out);
+            (Kind::Neutral, out)
         }
     };
+    if mentioned.users.len() > MENTIONS_MAX {
+        return Err(ApiError::too_large(format!("a message may name {MENTIONS_MAX} users")));
+    }
     if text.len() > CONTENT_BYTES_MAX {
         let message = format!("a message may have {CONTENT_BYTES_MAX} bytes of content as JSON");
         return Err(ApiError::too_large(message));
     }
-    Ok((kind, Bytes::from(text)))
+    let mentions = (mentioned != Mentioned::default()).then(|| Box::new(mentioned));
+    Ok((kind, Bytes::from(text), mentions))
+}
+
+/// Whom the parts of a rich content mention, is mentioned.
+fn mention_inline(content: &Content, mentioned: &mut Mentioned) -> Result<(), ApiError> {
+    let Content::Rich(segments) = content else { return Ok(()) };
+    for segment in segments {
+        match segment {
+            Segment::Mention { user: Some(user), .. } => {
+                mentioned.users.push(user_id("content.segments", user)?);
+            }
+            Segment::Mention { user: None, .. } => mentioned.everybody = true,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn raw_payload(raw: Value) -> Result<Value, ApiError> {
@@ -169,7 +300,7 @@ fn only(page: &Page) -> Result<Record<'_>, ApiError> {
 }
 
 /// A record as the API shows it.
-fn shown(conversation: &Conversation, record: &Record<'_>) -> Value {
+pub(super) fn shown(conversation: &Conversation, record: &Record<'_>) -> Value {
     let mut shown = Map::new();
     let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
     put("id", json!(record.id.to_string()));
@@ -184,7 +315,13 @@ fn shown(conversation: &Conversation, record: &Record<'_>) -> Value {
             put("content", json!({ "raw": raw }));
         }
         Kind::Neutral => {
-            put("content", parsed());
+            let mut content = parsed();
+            for beside in ["mentions", "reply_to"] {
+                if let Some(value) = content.as_object_mut().and_then(|it| it.remove(beside)) {
+                    put(beside, value);
+                }
+            }
+            put("content", content);
         }
         Kind::Revoked => {
             put("revoked", json!(true));

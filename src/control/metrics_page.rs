@@ -126,7 +126,7 @@ impl fmt::Debug for Page {
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let Process { mesh, health, stats, store, epoch: _ } = &self.0;
+        let Process { mesh, health, stats, store, .. } = &self.0;
         for row in ROWS {
             let mut family = encoder.encode_descriptor(row.name, row.help, None, row.kind)?;
             for (index, shard) in stats.shards().iter().enumerate() {
@@ -277,7 +277,14 @@ mod tests {
         stats.log().committed(3, 5, Duration::from_micros(1000));
         let log: Arc<dyn Log> = Arc::new(Fake::new(FakeSeed::default()));
         let store = Arc::downgrade(&log);
-        let text = text(Process { mesh, health: Health::default(), stats, store, epoch: 0 });
+        let text = text(Process {
+            mesh,
+            health: Health::default(),
+            stats,
+            store,
+            dialects: Arc::default(),
+            epoch: 0,
+        });
         for line in [
             "ringpost_connections{shard=\"0\"} 7",
             "ringpost_connections{shard=\"1\"} 0",
@@ -311,6 +318,7 @@ mod tests {
             health: Health::default(),
             stats: Stats::new(1),
             store,
+            dialects: Arc::default(),
             epoch: 0,
         });
         let mut served = BTreeSet::new();

@@ -38,7 +38,8 @@ impl Stage {
         let (mesh, mut inboxes) = Mesh::new(1).expect("a descriptor");
         let store = Weak::<ringpost_storage::Fake>::new();
         let (health, stats) = (Health::default(), Stats::new(1));
-        let process = Process { mesh, health, stats, store, epoch: 0xabc };
+        let process =
+            Process { mesh, health, stats, store, dialects: Arc::default(), epoch: 0xabc };
         let inbox = inboxes.remove(0);
         let shard = thread::spawn(move || play(&inbox));
         let keys = ApiKeys::new(keys, || Ok::<_, ()>("k".to_owned())).expect("no error");
