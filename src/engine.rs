@@ -143,8 +143,7 @@ impl Engine {
                 log(&self.log).hand_over(&self.open);
                 self.handed = turn;
                 stats.turns_logged.add(1);
-                self.open.entries.clear();
-                self.open.entry_bytes.clear();
+                self.open.clear_entries();
                 let effects = self.reopen();
                 self.waiting.push_back(Waiting { turn, effects });
             }

@@ -107,10 +107,9 @@ impl Allocations {
 mod tests {
     use super::*;
 
-    /// What a message and its acknowledgements take today, which the target wants to be none: the
-    /// command, its entry and the effects that outlive the turn in other hands. Anything more is a
-    /// step back.
-    const PER_MESSAGE_MAX: f64 = 10.5;
+    /// One: a message's content, which whoever it is delivered to shares and which may outlive the
+    /// frame that it came in. Anything more is a step back.
+    const PER_MESSAGE_MAX: f64 = 1.05;
 
     #[test]
     fn the_warm_path_allocates_no_more_than_what_is_known() {

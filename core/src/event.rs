@@ -86,7 +86,12 @@ pub struct Effects {
     pub entry_bytes: Vec<u8>,
     /// What the shard needs to know to go on.
     pub loads: Vec<(LoadId, Load)>,
+    /// Boxes of earlier turns' messages, for those to come.
+    pub spare: Vec<Box<MessageEntry>>,
 }
+
+/// Boxes that one turn's object keeps for its next use: those of a full turn of small messages.
+const SPARE_MAX: usize = 1_024;
 
 impl Effects {
     /// Nothing in it.
@@ -97,12 +102,36 @@ impl Effects {
             && self.loads.is_empty()
     }
 
+    /// Empties the entries alone: the log has them.
+    pub fn clear_entries(&mut self) {
+        let spare = &mut self.spare;
+        for entry in self.entries.drain(..) {
+            if let Entry::Message { record, .. } = entry
+                && spare.len() < SPARE_MAX
+            {
+                spare.push(record);
+            }
+        }
+        self.entry_bytes.clear();
+    }
+
+    /// Adds a message to the entries.
+    pub(crate) fn message(&mut self, conversation: ConvKey, record: MessageEntry) {
+        let record = match self.spare.pop() {
+            Some(mut spare) => {
+                *spare = record;
+                spare
+            }
+            None => Box::new(record),
+        };
+        self.entries.push(Entry::Message { conversation, record });
+    }
+
     /// Empties it for reuse; capacities stay.
     pub fn clear(&mut self) {
         self.now.clear();
         self.held.clear();
-        self.entries.clear();
-        self.entry_bytes.clear();
+        self.clear_entries();
         self.loads.clear();
     }
 }

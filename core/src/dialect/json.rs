@@ -5,11 +5,13 @@
 
 use simd_json::{Buffers, Node, StaticNode, Tape};
 
-/// Memory that decoding reuses: no allocation once it is warm.
+/// Memory that decoding reuses: no allocation once it is warm, and none for an empty one, which
+/// stands in its place while it is used.
 #[derive(Default)]
 pub struct Scratch {
     copy: Vec<u8>,
-    buffers: Buffers,
+    /// Boxed: it is moved around for every frame.
+    buffers: Option<Box<Buffers>>,
     tape: Option<Tape<'static>>,
 }
 
@@ -45,7 +47,8 @@ impl Scratch {
         self.copy.clear();
         self.copy.extend_from_slice(text);
         let mut tape: Tape<'_> = self.tape.take().unwrap_or_else(Tape::null).reset();
-        let parsed = simd_json::fill_tape(&mut self.copy, &mut self.buffers, &mut tape);
+        let buffers = self.buffers.get_or_insert_default();
+        let parsed = simd_json::fill_tape(&mut self.copy, buffers, &mut tape);
         let result = match (parsed, tape.0.first()) {
             (Ok(()), Some(&Node::Object { .. })) => {
                 Ok(visit(&mut Members { nodes: &tape.0, at: 1, ordinal: 0 }))

@@ -231,7 +231,7 @@ impl Shard {
         }
         let start = effects.entry_bytes.len() as u32;
         effects.entry_bytes.extend_from_slice(draft.content);
-        let record = Box::new(MessageEntry {
+        let record = MessageEntry {
             seq: stored.seq,
             kind: draft.kind,
             id,
@@ -244,8 +244,8 @@ impl Shard {
             client_id: CompactString::new(draft.client_id),
             content: start..effects.entry_bytes.len() as u32,
             dedup: draft.dedup,
-        });
-        effects.entries.push(Entry::Message { conversation: key, record });
+        };
+        effects.message(key, record);
         Some(stored)
     }
 
