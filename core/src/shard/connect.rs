@@ -1,6 +1,8 @@
 //! Connections come to their user and leave: loading the user, registering devices, reading the
 //! inbox marks, and what the control plane asks about users.
 
+use std::collections::VecDeque;
+
 use crate::error::{HttpRefusal, Refusal};
 use crate::event::{
     Answer, Close, CloseHow, ControlId, DeviceRow, Effects, Entry, InboxMark, Load,
@@ -105,6 +107,7 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("what is loading is not forgotten");
         owner.row = loaded.row;
         owner.loading = false;
+        owner.devices.reserve_exact(loaded.devices.len());
         for (id, row) in loaded.devices {
             if row.seen_ms + DEVICE_FORGOTTEN_MS < wall_ms {
                 let user = owner.id.clone();
@@ -125,6 +128,12 @@ impl Shard {
                 Waiter::Connection(conn, hello) => self.attach(user, conn, *hello, effects),
                 Waiter::Control(id, operation) => self.perform(user, id, operation, effects),
             }
+        }
+        // A connected user keeps nothing of its wait.
+        if let Some(owner) = self.users.get_mut(user)
+            && owner.waiting.is_empty()
+        {
+            owner.waiting = VecDeque::new();
         }
         self.leave_if_idle(user);
     }
@@ -318,7 +327,11 @@ impl Shard {
         let free = owner.devices.iter().position(|known| known.gone);
         match free {
             Some(index) => owner.devices[index] = device,
-            None => owner.devices.push(device),
+            None => {
+                // Most users have one or two, and a vector begins with room for four.
+                owner.devices.reserve_exact(1);
+                owner.devices.push(device);
+            }
         }
         (free.unwrap_or(owner.devices.len() - 1) as u32, true)
     }

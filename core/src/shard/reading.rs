@@ -101,7 +101,7 @@ impl Shard {
         let inbox = owner.inbox.get_mut(&key).expect("what is being read is kept");
         if inbox.cursor(device).is_some_and(|cursor| cursor.is_paced()) {
             let live = owner.devices[device as usize].live.as_mut().expect("looked up above");
-            live.catch_up.page = Some((key, page, 0));
+            live.catch_up.page = Some(Box::new((key, page, 0)));
             return self.pump(user, device, effects);
         }
         for record in page.iter() {
@@ -186,7 +186,7 @@ impl Shard {
             return true;
         }
         let (from, to) = (cursor.sent + 1, cursor.paced_until);
-        let Some((of, page, mut at)) = live.catch_up.page.take() else {
+        let Some((of, page, mut at)) = live.catch_up.page.take().map(|page| *page) else {
             if !live.has_room() {
                 live.stalled = true;
                 return true;
@@ -209,7 +209,7 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("looked up above");
         let live = owner.devices[device as usize].live.as_mut().expect("looked up above");
         if at < page.len() {
-            live.catch_up.page = Some((key, page, at));
+            live.catch_up.page = Some(Box::new((key, page, at)));
         }
         if let Some(message) = sent {
             live.catch_up.waits_for = Some(message);

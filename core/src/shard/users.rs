@@ -195,7 +195,7 @@ pub(crate) struct CatchUp {
     /// Conversations that are pushed with pauses, in order.
     pub(crate) paced: VecDeque<ConvKey>,
     /// The page that is being pushed, and the next record in it.
-    pub(crate) page: Option<(ConvKey, Page, usize)>,
+    pub(crate) page: Option<Box<(ConvKey, Page, usize)>>,
     /// The message whose acknowledgement or pause is waited for.
     pub(crate) waits_for: Option<u64>,
     /// Memberships whose group's head is not known here yet.
