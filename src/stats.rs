@@ -129,6 +129,8 @@ pub struct ShardStats {
     pub catch_ups: Counter,
     /// What homes owe to others' logs.
     pub owed: Counter,
+    /// Scheduled messages that are due soon.
+    pub due: Counter,
 }
 
 /// The log's counters, written by its writer thread.

@@ -15,6 +15,8 @@ mod reads;
 mod relations;
 #[path = "shard/revoke.rs"]
 mod revoke;
+#[path = "shard/schedule.rs"]
+mod schedule;
 #[path = "shard/world.rs"]
 mod world;
 

@@ -10,6 +10,7 @@ use crate::error::Refusal;
 use crate::event::{ControlId, JoinPolicy, MemberRole, Stored};
 use crate::ids::{ConnId, ConvKey, ConvKind, Conversation, DeviceId, ShardId, UserId};
 use crate::record::Kind;
+use crate::scheduled::DueKey;
 
 /// Who waits for what becomes of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,8 @@ pub enum Origin {
     },
     /// The control plane, which has asked the conversation's home itself.
     Control(ControlId),
+    /// Nobody: it was scheduled, and its time has come.
+    Schedule(DueKey),
 }
 
 /// A request for a conversation's home.
@@ -77,6 +80,8 @@ pub enum Action {
         copies: bool,
         /// Whom it is addressed to among those who get it; `None`: nobody in particular.
         mentions: Option<Box<Mentioned>>,
+        /// Not before so many ms; 0: at once. At most [`crate::limits::DUE_AFTER_MS_MAX`].
+        after_ms: u64,
     },
     /// Take a message back: the one that the command's `client_id` names.
     Revoke {

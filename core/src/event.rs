@@ -27,6 +27,7 @@ use crate::owed::Owed;
 use crate::rate::RateLimits;
 use crate::record::{Kind, Page, Record};
 use crate::relations::{RelationOperation, RelationRow};
+use crate::scheduled::{DueKey, Scheduled};
 use crate::session::Hello;
 
 /// The time of a turn, read once by the driver.
@@ -209,6 +210,10 @@ pub enum Entry {
     Message { conversation: ConvKey, record: Box<MessageEntry> },
     /// A record that is in the log already, without its content from now on.
     Emptied { conversation: ConvKey, record: Box<MessageEntry> },
+    /// A message that is to be stored later; `None`: it is stored, or dropped.
+    Due { key: DueKey, message: Option<Box<Scheduled>> },
+    /// Where a resend of a scheduled message finds it.
+    Scheduled { dedup: DedupKey, stored: Stored },
     /// A conversation's full name, with its first message.
     Conversation { key: ConvKey, conversation: Conversation },
     /// A user.
@@ -456,6 +461,18 @@ pub enum Load {
     CommonGroup { one: UserId, other: UserId },
     /// A page of what the slots of a shard owe, in key order, behind `after`.
     Owed { shard: ShardId, shards: u16, after: Option<(Slot, MessageId)>, limit: u32 },
+    /// A page of the messages that the slots of a shard have scheduled for `from_ms..until_ms`, in
+    /// key order, behind `after`.
+    DueKeys {
+        shard: ShardId,
+        shards: u16,
+        from_ms: u64,
+        until_ms: u64,
+        after: Option<DueKey>,
+        limit: u32,
+    },
+    /// These scheduled messages, in this order.
+    Scheduled { keys: Vec<DueKey> },
     /// A page of the conversations that a user has, in key order, behind `after`. What devices of
     /// these dialects have acknowledged is read.
     Chats { user: UserId, after: Option<ConvKey>, limit: u32, acked_is_read: Vec<Dialect> },
@@ -497,6 +514,10 @@ pub enum Loaded {
     CommonGroup(Option<GroupId>),
     /// See [`Load::Owed`]; fewer than asked for means that there are no more.
     Owed(Vec<(Slot, MessageId, Owed)>),
+    /// See [`Load::DueKeys`]; fewer than asked for means that there are no more.
+    DueKeys(Vec<DueKey>),
+    /// See [`Load::Scheduled`].
+    Scheduled(Vec<Option<Scheduled>>),
     /// See [`Load::Chats`].
     Chats(Chats),
     /// See [`Load::Reading`]; `None`: the conversation is not the user's, or is empty.
@@ -615,9 +636,9 @@ pub struct InboxMark {
 pub struct Stored {
     /// The server's id.
     pub id: MessageId,
-    /// Position in its conversation.
+    /// Position in its conversation; 0: it is scheduled, and has none yet.
     pub seq: u64,
-    /// Server time, ms since 1970.
+    /// Server time, ms since 1970; of a scheduled one, when it is due.
     pub time_ms: u64,
 }
 

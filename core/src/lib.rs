@@ -22,6 +22,7 @@ pub mod owed;
 pub mod rate;
 pub mod record;
 pub mod relations;
+pub mod scheduled;
 pub mod session;
 pub mod shard;
 pub mod ws;

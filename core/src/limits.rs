@@ -33,6 +33,20 @@ pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 pub const HANDSHAKE_HEADERS_MAX: usize = 64;
 /// Time for the whole of the upgrade request to arrive.
 pub const HANDSHAKE_MS_MAX: u64 = 10_000;
+/// How long a message may be scheduled ahead: ten days (protocols/xxim.md, `deliverAfter`).
+pub const DUE_AFTER_MS_MAX: u64 = 10 * 24 * 3_600_000;
+/// Scheduled messages that are due within this time are known by their keys.
+pub const DUE_SOON_MS: u64 = 600_000;
+/// How many of them; where there are more, a shard looks less far ahead. 64 bytes each.
+pub const DUE_HELD_MAX: usize = 1 << 16;
+/// Their keys in one page.
+pub const DUE_PAGE: u32 = 1_024;
+/// Scheduled messages read at a time to be stored: content of 64 KiB each at most.
+pub const DUE_AT_ONCE: usize = 16;
+/// The schedule is looked at so often however quiet it is, because clocks are set.
+pub const DUE_LOOK_MS: u64 = 500;
+/// A scheduled message that cannot be stored is tried again after this time.
+pub const DUE_REST_MS: u64 = 1_000;
 /// Users that one message may name; more is too large (protocols/README.md, *Limits*).
 pub const MENTIONS_MAX: usize = 64;
 /// Mentions that one report of having read removes; what is left goes with the next.

@@ -25,6 +25,7 @@ mod reads;
 mod relations;
 mod requests;
 mod retries;
+mod schedule;
 mod sessions;
 mod signals;
 mod timers;
@@ -45,6 +46,7 @@ use crate::ids::{ConnId, ConvKey, IdGenerator, MessageId, ShardId, UserId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, SHARD_REQUEST_BYTES_MAX, SHARD_REQUESTS_MAX};
 use crate::rate::RateLimits;
 use crate::relations::PrivatePolicy;
+use crate::scheduled::DueKey;
 pub use crate::shard::compression::CompressedBytes;
 use crate::shard::compression::{Before, Compression};
 use crate::shard::conversations::Conversations;
@@ -53,6 +55,7 @@ use crate::shard::fanout::LocalGroups;
 use crate::shard::links::Links;
 use crate::shard::presence::Announcements;
 use crate::shard::relations::Changes;
+use crate::shard::schedule::Schedule;
 use crate::shard::sessions::Sessions;
 use crate::shard::timers::{Timer, Timers};
 use crate::shard::users::{UserRef, Users};
@@ -105,6 +108,8 @@ enum Waiting {
     CommonGroup { key: ConvKey, ticket: u64 },
     Friends { id: ControlId },
     Presence { user: UserRef, presence: Presence },
+    DueKeys,
+    Scheduled { keys: Vec<DueKey> },
     Chats { id: ControlId },
     Read { id: ControlId, user: UserRef, key: ConvKey, seq: u64 },
     Owed,
@@ -138,6 +143,8 @@ pub struct Shard {
     groups: LocalGroups,
     /// What the homes of this shard owe to others.
     debts: Debts,
+    /// Messages that are due soon.
+    schedule: Schedule,
     /// Which users have changed since what is known of them was loaded.
     changes: Changes,
     /// Users whose friends have to be told that they have come or gone.
@@ -192,6 +199,8 @@ pub struct Gauges {
     pub catch_ups: usize,
     /// What homes owe to others' logs.
     pub owed: usize,
+    /// Scheduled messages that are due soon.
+    pub due: usize,
 }
 
 impl Shard {
@@ -216,6 +225,7 @@ impl Shard {
             conversations: Conversations::default(),
             groups: LocalGroups::default(),
             debts,
+            schedule: Schedule::default(),
             changes: Changes::default(),
             announcements,
             later: VecDeque::new(),
@@ -309,6 +319,7 @@ impl Shard {
             loads: self.loads.len(),
             catch_ups: self.catch_ups + self.catch_up_queue.len(),
             owed: self.debts.len(),
+            due: self.schedule.len(),
         }
     }
 
@@ -438,6 +449,10 @@ impl Shard {
             (Waiting::Presence { user, presence }, Loaded::Relations(friends)) => {
                 self.friends_loaded(user, presence, &friends, effects);
             }
+            (Waiting::DueKeys, Loaded::DueKeys(page)) => self.due_keys_loaded(&page, effects),
+            (Waiting::Scheduled { keys }, Loaded::Scheduled(loaded)) => {
+                self.scheduled_loaded(&keys, loaded, effects);
+            }
             (Waiting::Chats { id }, Loaded::Chats(chats)) => {
                 effects.now.answers.push((id, Answer::Chats(chats)));
             }
@@ -479,6 +494,25 @@ impl Shard {
         effects.loads.push((id, load));
     }
 
+    /// Asks the log once `turn` is durable.
+    fn load_after(&mut self, turn: u64, waiting: Waiting, load: Load, effects: &mut Effects) {
+        if turn <= self.durable {
+            self.load(waiting, load, effects);
+        } else {
+            self.loads_after.push_back((turn, waiting, load));
+        }
+    }
+
+    /// What can be asked now.
+    fn ask_durable(&mut self, effects: &mut Effects) {
+        let durable = self.durable;
+        while let Some((_, waiting, load)) =
+            self.loads_after.pop_front_if(|(turn, ..)| *turn <= durable)
+        {
+            self.load(waiting, load, effects);
+        }
+    }
+
     fn tick(&mut self, effects: &mut Effects) {
         let now_ms = self.now_ms();
         if !self.lease_armed {
@@ -486,6 +520,7 @@ impl Shard {
             // From here on presence is held back.
             self.announce(effects);
             self.timers.arm(now_ms, Timer::Lease);
+            self.timers.arm(now_ms, Timer::Due { look: true });
         }
         let mut due = std::mem::take(&mut self.due);
         self.timers.fire(now_ms, &mut due);
@@ -502,6 +537,7 @@ impl Shard {
                 Timer::Offline { user } => self.gone_offline(user, effects),
                 Timer::Announce => self.announce(effects),
                 Timer::Owed => self.owed_again(effects),
+                Timer::Due { look } => self.look_at_schedule(look, effects),
                 Timer::Prompt { conn } => self.prompt_again(conn, effects),
                 Timer::Lease => self.renew_lease(effects),
             }

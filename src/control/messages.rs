@@ -18,7 +18,9 @@ use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation, Post};
 use ringpost_core::happened::Happened;
 use ringpost_core::ids::{Conversation, MessageId, UserId};
-use ringpost_core::limits::{CLIENT_ID_BYTES_MAX, CONTENT_BYTES_MAX, MENTIONS_MAX};
+use ringpost_core::limits::{
+    CLIENT_ID_BYTES_MAX, CONTENT_BYTES_MAX, DUE_AFTER_MS_MAX, MENTIONS_MAX,
+};
 use ringpost_core::record::{Kind, Page, Record};
 use serde_json::{Map, Value, json};
 
@@ -43,6 +45,7 @@ pub async fn send(
     let named = mentions(&mut fields)?;
     let reply_to = fields.text("reply_to", 20)?;
     let client_id = fields.text("client_id", CLIENT_ID_BYTES_MAX)?.unwrap_or_default();
+    let after_ms = fields.number("deliver_after_s")?.map(after_ms).transpose()?.unwrap_or(0);
     fields.end()?;
     let name = conversation.canonical();
     let reply_to = match reply_to {
@@ -51,10 +54,17 @@ pub async fn send(
     };
     let (kind, content, mentions) = composed(content, named, reply_to)?;
     // The sender's own devices pass it, wherever they are.
-    let action = Action::Send { kind, sender_ms: None, content, copies: true, mentions };
+    let action = Action::Send { kind, sender_ms: None, content, copies: true, mentions, after_ms };
     let client_id = CompactString::from(client_id);
     let post = Post { conversation, sender, client_id, action };
     match shared.ask(Operation::Post(Box::new(post))).await? {
+        Answer::Stored(stored) if stored.seq == 0 => Ok((
+            StatusCode::CREATED,
+            Json(json!({
+                "id": stored.id.to_string(), "conversation": name, "seq": null,
+                "server_ts": null, "due": stored.time_ms,
+            })),
+        )),
         Answer::Stored(stored) => Ok((
             StatusCode::CREATED,
             Json(json!({
@@ -156,6 +166,14 @@ fn content(content: Option<Value>) -> Result<Given, ApiError> {
         ApiError::invalid(field, error.problem)
     })?;
     Ok(Given::Neutral(content))
+}
+
+/// `deliver_after_s`, in ms.
+fn after_ms(seconds: u64) -> Result<u64, ApiError> {
+    let ms = seconds.saturating_mul(1_000);
+    let most = DUE_AFTER_MS_MAX / 1_000;
+    let wrong = || ApiError::invalid("deliver_after_s", format!("must be 1 to {most}"));
+    (1..=DUE_AFTER_MS_MAX).contains(&ms).then_some(ms).ok_or_else(wrong)
 }
 
 /// `mentions`: user ids, or `all`.

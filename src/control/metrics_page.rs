@@ -99,6 +99,7 @@ const ROWS: &[Row] = &[
     gauge("loads_waiting", "Loads without an answer yet", |s| &s.loads_waiting),
     gauge("catch_ups", "Devices that catch up or wait for it", |s| &s.catch_ups),
     gauge("owed", "What homes have to cause in other logs", |s| &s.owed),
+    gauge("due", "Scheduled messages that are due soon", |s| &s.due),
 ];
 
 /// The store's sizes: name, meaning, value.

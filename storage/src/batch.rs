@@ -62,6 +62,17 @@ impl Batch {
         match entry {
             Entry::Message { conversation, record } => self.message(*conversation, record, bytes),
             Entry::Emptied { conversation, record } => self.record(*conversation, record, bytes),
+            Entry::Due { key, message: Some(message) } => {
+                self.row_in(Family::Due, &keys::due(*key), |out| {
+                    value::put_scheduled(out, message);
+                });
+            }
+            Entry::Due { key, message: None } => self.delete(Family::Due, &keys::due(*key)),
+            Entry::Scheduled { dedup, stored } => {
+                self.row_in(Family::Dedup, &keys::dedup(*dedup), |out| {
+                    value::put_stored(out, *stored);
+                });
+            }
             Entry::Conversation { key, conversation } => {
                 self.row(&keys::conversation(*key), |out| {
                     value::put_conversation(out, conversation);

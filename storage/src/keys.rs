@@ -8,6 +8,7 @@ use ringpost_core::ids::{
     ConvKey, DedupKey, DeviceId, Dialect, GroupId, MessageId, ShardId, Slot, UserId,
 };
 use ringpost_core::limits::{DEVICE_ID_BYTES_MAX, USER_ID_BYTES_MAX};
+use ringpost_core::scheduled::DueKey;
 
 use crate::error::Malformed;
 
@@ -72,6 +73,8 @@ impl Family {
 pub const CONV_BYTES: usize = 2 + 16;
 /// Bytes of an `owed` key.
 pub const OWED_BYTES: usize = 2 + 12;
+/// Bytes of a `due` key.
+pub const DUE_BYTES: usize = 2 + 8 + 12;
 /// Bytes of a `log` key.
 pub const LOG_BYTES: usize = CONV_BYTES + 8;
 
@@ -366,6 +369,27 @@ pub fn parse_owed(bytes: &[u8]) -> Result<(Slot, MessageId), Malformed> {
     Ok((slot, MessageId(bytes[2..].try_into().expect("12 of the 14 bytes are left"))))
 }
 
+/// `due`: slot, time, id.
+pub fn due(key: DueKey) -> [u8; DUE_BYTES] {
+    let mut bytes = [0; DUE_BYTES];
+    bytes[..2].copy_from_slice(&key.slot.0.to_be_bytes());
+    bytes[2..10].copy_from_slice(&key.due_ms.to_be_bytes());
+    bytes[10..].copy_from_slice(&key.id.0);
+    bytes
+}
+
+/// The inverse of [`due`].
+pub fn parse_due(bytes: &[u8]) -> Result<DueKey, Malformed> {
+    const WRONG: Malformed = Malformed("a key of what is due is not 22 bytes");
+    let (slot, rest) = bytes.split_first_chunk().ok_or(WRONG)?;
+    let (due_ms, id) = rest.split_first_chunk().ok_or(WRONG)?;
+    Ok(DueKey {
+        slot: Slot(u16::from_be_bytes(*slot)),
+        due_ms: u64::from_be_bytes(*due_ms),
+        id: MessageId(id.try_into().map_err(|_| WRONG)?),
+    })
+}
+
 /// `rows`: a conversation's full name.
 pub fn conversation(key: ConvKey) -> Key {
     let mut row = Key::row(key.slot, kind::CONVERSATION);
@@ -483,6 +507,10 @@ mod tests {
         assert_eq!(*group(&team), *expect(&[&home, b"Gteam\0"]));
         let seq = [0, 0, 0, 0, 0, 0, 1, 2];
         assert_eq!(*chat(&ann, conv_key(4)), *expect(&[&slot, b"hann\0", &[0, 4], &[4; 16]]));
+        let due_key = DueKey { slot: Slot(3), due_ms: 258, id: MessageId([9; 12]) };
+        assert_eq!(due(due_key), *expect(&[&[0, 3], &seq, &[9; 12]]));
+        assert_eq!(parse_due(&due(due_key)), Ok(due_key));
+        assert!(parse_due(&due(due_key)[1..]).is_err());
         assert_eq!(*read(&ann, conv_key(4)), *expect(&[&slot, b"pann\0", &[0, 4], &[4; 16]]));
         assert_eq!(*sent(conv_key(4), &ann), *expect(&[&[0, 4], b"s", &[4; 16], b"ann"]));
         let mention = mention(&ann, conv_key(4), 258);

@@ -1,7 +1,7 @@
 //! The answers to a [`Load`], from three ways to read: a key, the end of a conversation's log, a
 //! range. RocksDB and the fake give these three; what they mean is decided once, here.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use ringpost_core::event::{
     ConversationLoaded, InboxMark, Load, Loaded, MemberLoaded, MemberRow, MembershipLoaded,
@@ -13,6 +13,7 @@ use ringpost_core::ids::{
 use ringpost_core::owed::Owed;
 use ringpost_core::record::{Page, Record};
 use ringpost_core::relations::RelationRow;
+use ringpost_core::scheduled::DueKey;
 
 use crate::error::{LogError, Malformed, hex};
 use crate::keys::{self, Family};
@@ -108,6 +109,14 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         Load::CommonGroup { one, other } => common_group(view, one, other).map(Loaded::CommonGroup),
         Load::Owed { shard, shards, after, limit } => {
             owed(view, *shard, *shards, *after, *limit).map(Loaded::Owed)
+        }
+        Load::DueKeys { shard, shards, from_ms, until_ms, after, limit } => {
+            let mine = |slot: Slot| slot.shard(*shards) == *shard;
+            due_keys(view, mine, *from_ms..*until_ms, *after, *limit).map(Loaded::DueKeys)
+        }
+        Load::Scheduled { keys } => {
+            let of = |key: &DueKey| view.get(Family::Due, &keys::due(*key), value::scheduled);
+            keys.iter().map(of).collect::<Result<_, _>>().map(Loaded::Scheduled)
         }
         Load::Chats { user, after, limit, acked_is_read } => {
             chats::chats(view, user, *after, *limit, acked_is_read).map(Loaded::Chats)
@@ -383,6 +392,42 @@ fn owed(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)
+}
+
+/// Every slot's keys are in order of time: what is outside of the window is jumped over.
+fn due_keys(
+    view: &impl View,
+    mine: impl Fn(Slot) -> bool,
+    window: Range<u64>,
+    after: Option<DueKey>,
+    limit: u32,
+) -> Result<Vec<DueKey>, Miss> {
+    let first = |slot| keys::due(DueKey { slot, due_ms: window.start, id: MessageId([0; 12]) });
+    let end = first(Slot(SLOTS));
+    let mut from = match after {
+        Some(after) => [&keys::due(after)[..], &[0]].concat(),
+        None => first(Slot(0)).to_vec(),
+    };
+    let mut found = vec![];
+    loop {
+        let mut next = None;
+        view.scan(Family::Due, &from, &end, |key, _| {
+            let key = keys::parse_due(key)?;
+            if !mine(key.slot) || key.due_ms >= window.end {
+                next = Some(first(Slot(key.slot.0 + 1)));
+            } else if key.due_ms < window.start {
+                next = Some(first(key.slot));
+            } else {
+                found.push(key);
+            }
+            let done = next.is_some() || found.len() == limit as usize;
+            Ok(if done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        match next {
+            Some(next) => from = next.to_vec(),
+            None => return Ok(found),
+        }
+    }
 }
 
 fn memberships(

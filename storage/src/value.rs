@@ -3,15 +3,21 @@
 //!
 //! Encoders append to the caller's buffer; decoders trust nothing.
 
+use bytes::Bytes;
 use ringpost_core::account::{Ban, Standing};
+use ringpost_core::command::Mentioned;
 use ringpost_core::event::{
     DeviceRow, GroupRow, JoinPolicy, MemberRole, MemberRow, MembershipRow, Position, Stored,
     UserRow,
 };
-use ringpost_core::ids::{ConvKey, ConvKind, Conversation, GroupId, MessageId, UserId};
+use ringpost_core::ids::{
+    ConvKey, ConvKind, Conversation, DeviceId, Dialect, GroupId, MessageId, UserId,
+};
 use ringpost_core::limits::DEDUP_KEPT_MS;
 use ringpost_core::owed::{CancelStep, Owed};
+use ringpost_core::record::Kind;
 use ringpost_core::relations::{RelationRow, Terms};
+use ringpost_core::scheduled::Scheduled;
 
 use crate::error::Malformed;
 use crate::keys;
@@ -64,7 +70,20 @@ pub fn dedup_expires_ms(value: &[u8]) -> Result<u64, Malformed> {
 
 /// `rows`: a conversation's full name. The kind is the same byte as in its key's hash.
 pub fn put_conversation(out: &mut Vec<u8>, conversation: &Conversation) {
-    out.extend_from_slice(&[VERSION, conversation.kind() as u8]);
+    out.push(VERSION);
+    put_name(out, conversation);
+}
+
+/// The inverse of [`put_conversation`].
+pub fn conversation(value: &[u8]) -> Result<Conversation, Malformed> {
+    let mut fields = Fields::of(value)?;
+    let conversation = fields.name()?;
+    fields.end()?;
+    Ok(conversation)
+}
+
+fn put_name(out: &mut Vec<u8>, conversation: &Conversation) {
+    out.push(conversation.kind() as u8);
     match conversation {
         Conversation::Private { low, high } => {
             put_id(out, low.as_str());
@@ -75,26 +94,47 @@ pub fn put_conversation(out: &mut Vec<u8>, conversation: &Conversation) {
     }
 }
 
-/// The inverse of [`put_conversation`].
-pub fn conversation(value: &[u8]) -> Result<Conversation, Malformed> {
-    const PRIVATE: u8 = ConvKind::Private as u8;
-    const GROUP: u8 = ConvKind::Group as u8;
-    const NOTICE: u8 = ConvKind::Notice as u8;
+/// `due`: a message that is to be stored later.
+pub fn put_scheduled(out: &mut Vec<u8>, message: &Scheduled) {
+    let everybody = message.mentions.as_ref().is_some_and(|mentions| mentions.everybody);
+    let named = message.mentions.as_ref().map_or(&[][..], |mentions| &mentions.users);
+    let flags = u8::from(message.sender_ms.is_some()) | u8::from(everybody) << 1;
+    out.extend_from_slice(&[VERSION, message.kind.number(), flags]);
+    if let Some(ms) = message.sender_ms {
+        out.extend_from_slice(&ms.to_be_bytes());
+    }
+    put_name(out, &message.conversation);
+    put_id(out, message.sender.as_str());
+    out.push(message.device.dialect.number());
+    put_text(out, &message.device.name);
+    put_text(out, &message.client_id);
+    out.push(u8::try_from(named.len()).expect("a message names a bounded number of users"));
+    named.iter().for_each(|user| put_id(out, user.as_str()));
+    out.extend_from_slice(&message.content);
+}
+
+/// The inverse of [`put_scheduled`].
+pub fn scheduled(value: &[u8]) -> Result<Scheduled, Malformed> {
     let mut fields = Fields::of(value)?;
-    let conversation = match *fields.take::<1>()? {
-        [PRIVATE] => {
-            let (low, high) = (fields.user()?, fields.user()?);
-            if low > high {
-                return Err(Malformed("a private conversation's members are not in order"));
-            }
-            Conversation::Private { low, high }
-        }
-        [GROUP] => Conversation::Group(fields.group()?),
-        [NOTICE] => Conversation::Notice(fields.user()?),
-        _ => return Err(Malformed("a conversation of a kind that this version does not know")),
-    };
-    fields.end()?;
-    Ok(conversation)
+    let [kind, flags] = *fields.take()?;
+    if flags > 0b11 {
+        return Err(Malformed("a scheduled message has flags of a later version"));
+    }
+    let kind = Kind::from_number(kind);
+    let kind = kind.ok_or(Malformed("a scheduled message has a kind of a later version"))?;
+    let sender_ms = if flags & 1 != 0 { Some(fields.u64()? as i64) } else { None };
+    let (conversation, sender) = (fields.name()?, fields.user()?);
+    let [dialect] = *fields.take()?;
+    let dialect = Dialect::from_number(dialect);
+    let dialect = dialect.ok_or(Malformed("a scheduled message is of a later dialect"))?;
+    let device = DeviceId { dialect, name: fields.text()?.into() };
+    let client_id = fields.text()?.into();
+    let [named] = *fields.take()?;
+    let users = (0..named).map(|_| fields.user()).collect::<Result<Vec<_>, _>>()?;
+    let mentions = Mentioned { users, everybody: flags & 2 != 0 };
+    let mentions = (mentions != Mentioned::default()).then(|| Box::new(mentions));
+    let content = Bytes::copy_from_slice(fields.rest);
+    Ok(Scheduled { conversation, sender, device, client_id, kind, sender_ms, mentions, content })
 }
 
 /// `rows`: a group.
@@ -471,6 +511,25 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(id).map_err(|_| Malformed("an id is not UTF-8"))
     }
 
+    /// A conversation's kind and ids.
+    fn name(&mut self) -> Result<Conversation, Malformed> {
+        const PRIVATE: u8 = ConvKind::Private as u8;
+        const GROUP: u8 = ConvKind::Group as u8;
+        const NOTICE: u8 = ConvKind::Notice as u8;
+        Ok(match *self.take::<1>()? {
+            [PRIVATE] => {
+                let (low, high) = (self.user()?, self.user()?);
+                if low > high {
+                    return Err(Malformed("a private conversation's members are not in order"));
+                }
+                Conversation::Private { low, high }
+            }
+            [GROUP] => Conversation::Group(self.group()?),
+            [NOTICE] => Conversation::Notice(self.user()?),
+            _ => return Err(Malformed("a conversation of a kind that this version does not know")),
+        })
+    }
+
     fn user(&mut self) -> Result<UserId, Malformed> {
         UserId::parse(self.id()?).ok_or(Malformed("a user id is not one"))
     }
@@ -647,6 +706,43 @@ mod tests {
         }
         assert!(owed(b"\x01\x09ann\0").is_err(), "of a later version");
         assert!(owed(b"\x01\x02ann\0bob\0x").is_err(), "too long");
+    }
+
+    #[test]
+    fn scheduled_messages_are_the_bytes_of_the_format_document() {
+        let user = |id: &str| UserId::parse(id).expect("valid");
+        let mut message = Scheduled {
+            conversation: Conversation::private(&user("bob"), &user("ann")),
+            sender: user("bob"),
+            device: DeviceId { dialect: Dialect::Imboy, name: "d".into() },
+            client_id: "c1".into(),
+            kind: Kind::Neutral,
+            sender_ms: None,
+            mentions: None,
+            content: Bytes::from_static(b"{}"),
+        };
+        let plain = b"\x01\x03\x00\x01ann\0bob\0bob\0\x01\x00\x01d\x00\x02c1\x00{}";
+        check(&message, |out| put_scheduled(out, &message), scheduled, plain);
+        for end in 0..plain.len() - 2 {
+            assert!(scheduled(&plain[..end]).is_err(), "cut at {end}");
+        }
+        let later = |at: usize| {
+            let mut bytes = plain.to_vec();
+            bytes[at] = 200;
+            scheduled(&bytes)
+        };
+        assert!([0, 1, 2, 3].into_iter().all(|at| later(at).is_err()), "of a later version");
+        message.sender_ms = Some(-2);
+        message.conversation = Conversation::Group(GroupId::parse("team").expect("valid"));
+        message.mentions =
+            Some(Box::new(Mentioned { users: vec![user("ann"), user("carl")], everybody: true }));
+        let time = (-2i64).to_be_bytes();
+        let all = [
+            &b"\x01\x03\x03"[..],
+            &time,
+            b"\x02team\0bob\0\x01\x00\x01d\x00\x02c1\x02ann\0carl\0{}",
+        ];
+        check(&message, |out| put_scheduled(out, &message), scheduled, &all.concat());
     }
 
     #[test]

@@ -302,6 +302,12 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
+/// Milliseconds since 1970.
+pub fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    since.as_millis() as u64
+}
+
 /// Seconds since 1970.
 pub fn wall_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()

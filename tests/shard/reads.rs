@@ -59,7 +59,8 @@ fn post(world: &mut World, from: &str, to: &Conversation, mentions: Mentioned) -
     let mentions = Some(Box::new(mentions));
     let content = br#"{"kind":"text","text":"x"}"#.as_slice().into();
     let kind = Kind::Neutral;
-    let action = Action::Send { kind, sender_ms: None, content, copies: true, mentions };
+    let action =
+        Action::Send { kind, sender_ms: None, content, copies: true, mentions, after_ms: 0 };
     let (conversation, sender) = (to.clone(), user(from));
     let post = Post { conversation, sender, client_id: "".into(), action };
     let answer = world.ask(Operation::Post(Box::new(post)));

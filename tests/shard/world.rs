@@ -63,6 +63,8 @@ pub struct World {
     pub answers_loads: bool,
     /// Deliveries between shards arrive by themselves.
     pub carries: bool,
+    /// Questions for what is scheduled are not answered, whoever answers the others.
+    pub holds_schedules: bool,
 }
 
 impl World {
@@ -106,6 +108,14 @@ impl World {
             world.commit(shard);
         }
         world.settle();
+        world
+    }
+
+    /// A process started on what is in `log`, which is not told what is scheduled.
+    pub fn on_unscheduled(log: Fake, shards: u16, now: Now) -> World {
+        let mut world = World::idle(log, shards, now, |_| ());
+        world.holds_schedules = true;
+        world.advance_ms(0);
         world
     }
 
@@ -155,6 +165,7 @@ impl World {
             commits: true,
             answers_loads: true,
             carries: true,
+            holds_schedules: false,
         }
     }
 
@@ -165,6 +176,11 @@ impl World {
     /// The process dies and starts again with what the log had made durable.
     pub fn crash(self, shards: u16) -> World {
         World::on(self.log.crash_image(self.log.durable()), shards, self.now)
+    }
+
+    /// Scheduled messages that the shards hold.
+    pub fn due(&self) -> usize {
+        self.threads.iter().map(|thread| thread.shard.gauges().due).sum()
     }
 
     pub fn shards(&self) -> u16 {
@@ -395,7 +411,11 @@ impl World {
 
     /// Answers the oldest load of a shard.
     pub fn answer_load(&mut self, shard: usize) -> bool {
-        let Some((id, load)) = self.threads[shard].loads.pop_front() else { return false };
+        let holds = self.holds_schedules;
+        let held = |load: &Load| holds && matches!(load, Load::DueKeys { .. });
+        let loads = &mut self.threads[shard].loads;
+        let Some(at) = loads.iter().position(|(_, load)| !held(load)) else { return false };
+        let (id, load) = loads.remove(at).expect("found above");
         let loaded = self.log.load(&load).expect("the fake does not fail");
         self.input(shard, Input::Loaded { id, loaded });
         true

@@ -3,21 +3,23 @@
 use bytes::Bytes;
 use compact_str::CompactString;
 
-use crate::command::{Action, Command, Done, Mentioned, NoticeOperation};
+use crate::command::{Action, Command, Done, Mentioned, NoticeOperation, Origin};
 use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{Answer, ControlId, Deliver, Effects, Entry, MessageEntry, Routed, Stored};
 use crate::happened::Happened;
-use crate::ids::{DedupKey, DeviceId, Dialect, UserId};
+use crate::ids::{DedupKey, DeviceId, Dialect, MessageId, UserId};
 use crate::owed::Owed;
 use crate::record::{Kind, Record};
 use crate::shard::Shard;
-use crate::shard::conversations::{Recent, Target};
+use crate::shard::conversations::Target;
 use crate::shard::debts::Bill;
 use crate::shard::groups::event;
 
 /// A record that is to be appended. Who it is by and where are the caller's business.
 pub(crate) struct Draft<'a> {
+    /// The id that it has been given already.
+    pub(crate) id: Option<MessageId>,
     pub(crate) kind: Kind,
     pub(crate) sender_ms: Option<i64>,
     pub(crate) sender: &'a str,
@@ -36,10 +38,17 @@ impl Shard {
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) {
-        let Action::Send { kind, sender_ms, content, copies, mentions } = &command.action else {
+        let Action::Send { kind, sender_ms, content, copies, mentions, .. } = &command.action
+        else {
             unreachable!("only a message is stored");
         };
+        let (id, dedup) = match command.origin {
+            // What resends find from now on has a seq.
+            Origin::Schedule(key) => (Some(key.id), self.dedup_of(command)),
+            _ => (None, dedup),
+        };
         let draft = Draft {
+            id,
             kind: *kind,
             sender_ms: *sender_ms,
             sender: command.sender.as_str(),
@@ -108,6 +117,7 @@ impl Shard {
         let mut content = Vec::new();
         happened.encode(&mut content);
         let draft = Draft {
+            id: None,
             kind: Kind::Event,
             sender_ms: None,
             sender: command.sender.as_str(),
@@ -206,7 +216,10 @@ impl Shard {
             return None;
         }
         let now_ms = self.now.wall_ms;
-        let id = self.ids.next((now_ms / 1000) as u32)?;
+        let id = match draft.id {
+            Some(id) => id,
+            None => self.ids.next((now_ms / 1000) as u32)?,
+        };
         let turn = effects.turn;
         let conv = &mut self.conversations.slab[index as usize];
         conv.head += 1;
@@ -219,7 +232,7 @@ impl Shard {
             conv.note_sent(draft.sender, stored.seq, effects);
         }
         if let Some(dedup) = draft.dedup {
-            conv.recent.push_back(Recent { dedup, stored, turn });
+            conv.remember(dedup, stored, turn);
         }
         let key = conv.key;
         if stored.seq == 1 {

@@ -60,7 +60,7 @@ pub(crate) struct Conv {
     /// The last turn that changed it. What shows its state waits for that one.
     pub(crate) turn: u64,
     /// Messages that a look-up in the log might not have seen.
-    pub(crate) recent: VecDeque<Recent>,
+    recent: VecDeque<Recent>,
     pub(crate) waiting: VecDeque<Pending>,
     /// Ticket of `waiting`'s front; tickets count up.
     pub(crate) front: u64,
@@ -71,10 +71,10 @@ pub(crate) struct Conv {
 }
 
 #[derive(Debug)]
-pub(crate) struct Recent {
-    pub(crate) dedup: DedupKey,
-    pub(crate) stored: Stored,
-    pub(crate) turn: u64,
+struct Recent {
+    dedup: DedupKey,
+    stored: Stored,
+    turn: u64,
 }
 
 /// A request that waits for what it needs to know.
@@ -113,6 +113,7 @@ pub(crate) enum Target {
 
 /// What is asked of a conversation.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all requests are commands")]
 pub(crate) enum Request {
     /// By a client.
     Command(Command),
@@ -232,10 +233,16 @@ impl Conv {
         answer: Option<Option<Stored>>,
     ) -> Option<Stored> {
         let recent = dedup.and_then(|dedup| {
-            let found = self.recent.iter().find(|recent| recent.dedup == dedup);
+            // The last one: a scheduled message is stored under the same key.
+            let found = self.recent.iter().rev().find(|recent| recent.dedup == dedup);
             found.map(|recent| recent.stored)
         });
         recent.or(answer.flatten())
+    }
+
+    /// Remembers a message until every look-up can see it.
+    pub(crate) fn remember(&mut self, dedup: DedupKey, stored: Stored, turn: u64) {
+        self.recent.push_back(Recent { dedup, stored, turn });
     }
 
     /// Notes who has sent the last message: what is before it he has read.

@@ -673,6 +673,7 @@ impl Shard {
 /// The record of an event.
 pub(crate) fn event<'a>(content: &'a [u8], by: &'a str, device: &'a DeviceId) -> Draft<'a> {
     Draft {
+        id: None,
         kind: Kind::Event,
         sender_ms: None,
         sender: by,

@@ -114,23 +114,4 @@ impl Shard {
         self.out(effects, turn).answers.push((id, answer));
         self.leave_if_idle(user);
     }
-
-    /// Asks the log once `turn` is durable.
-    fn load_after(&mut self, turn: u64, waiting: Waiting, load: Load, effects: &mut Effects) {
-        if turn <= self.durable {
-            self.load(waiting, load, effects);
-        } else {
-            self.loads_after.push_back((turn, waiting, load));
-        }
-    }
-
-    /// What can be asked now.
-    pub(crate) fn ask_durable(&mut self, effects: &mut Effects) {
-        let durable = self.durable;
-        while let Some((_, waiting, load)) =
-            self.loads_after.pop_front_if(|(turn, ..)| *turn <= durable)
-        {
-            self.load(waiting, load, effects);
-        }
-    }
 }

@@ -20,12 +20,18 @@ impl Shard {
         if conv.waiting.len() >= CONVERSATION_WAITERS_MAX {
             return self.answer(&command, Err(Refusal::TryAgain), 0, effects);
         }
-        let stores = matches!(command.action, Action::Send { .. });
-        let named = stores && !command.client_id.is_empty();
-        let dedup = named.then(|| {
-            DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
-        });
+        // A scheduled one was new when it came, and would find itself.
+        let scheduled = matches!(command.origin, Origin::Schedule(_));
+        let dedup = self.dedup_of(&command).filter(|_| !scheduled);
         self.enqueue(index, Request::Command(command), dedup, effects);
+    }
+
+    /// Where a resend of the command's message finds it.
+    pub(crate) fn dedup_of(&self, command: &Command) -> Option<DedupKey> {
+        let stores = matches!(command.action, Action::Send { .. });
+        (stores && !command.client_id.is_empty()).then(|| {
+            DedupKey::new(command.key, &command.sender, &command.client_id, self.config.secret)
+        })
     }
 
     /// A message or a revoke of the control plane, in a user's name.
@@ -332,6 +338,9 @@ impl Shard {
             return self.answer(&command, Err(refusal), turn, effects);
         }
         match command.action {
+            Action::Send { after_ms, .. } if after_ms > 0 => {
+                self.schedule(index, &command, after_ms, dedup, effects);
+            }
             Action::Send { .. } => self.store(index, &command, dedup, effects),
             Action::Signal { .. } => {
                 self.relay(&command, turn, effects);
@@ -357,6 +366,7 @@ impl Shard {
                 let routed = Routed::Outcome(Box::new(outcome(command, conn, result)));
                 self.out(effects, turn).routes.push((shard, routed));
             }
+            Origin::Schedule(key) => self.fired(key, &result, effects),
             Origin::Control(id) => {
                 let answer = match result {
                     Ok(Done::Stored(stored) | Done::Revoked(stored)) => Answer::Stored(stored),

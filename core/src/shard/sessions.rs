@@ -197,7 +197,14 @@ impl Shard {
             ) => {
                 let content = Bytes::copy_from_slice(&bytes[payload]);
                 let kind = Kind::Message;
-                let send = Action::Send { kind, sender_ms, content, copies: false, mentions: None };
+                let send = Action::Send {
+                    kind,
+                    sender_ms,
+                    content,
+                    copies: false,
+                    mentions: None,
+                    after_ms: 0,
+                };
                 self.request(conn, user, device, (group, &to), id, send, effects);
             }
             (Ok(Frame::Revoke { group, id, to }), State::Live { user, device }) => {

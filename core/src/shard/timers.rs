@@ -27,6 +27,9 @@ pub(crate) enum Timer {
     Owed,
     /// What a connection was told and has not acknowledged may be due again.
     Prompt { conn: ConnId },
+    /// A scheduled message may be due; `look`: the one that is repeated for ever, because clocks
+    /// are set.
+    Due { look: bool },
     /// The id lease is looked at.
     Lease,
 }

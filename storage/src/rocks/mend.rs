@@ -9,9 +9,10 @@ use std::ops::ControlFlow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringpost_core::event::{Entry, Position, Stored};
-use ringpost_core::ids::{ConvKey, DedupKey, ShardId, UserId};
+use ringpost_core::ids::{ConvKey, DedupKey, ShardId, Slot, UserId};
 use ringpost_core::limits::{DEDUP_KEPT_MS, ID_LEASE_S};
 use ringpost_core::record::Record;
+use ringpost_core::scheduled::DueKey;
 use rocksdb::{Cache, DB, ReadOptions, WriteBatch, WriteOptions};
 
 use super::{Reads, check_families, failed, handle, open_failed, random, tuning, write_failed};
@@ -197,13 +198,32 @@ impl Mend<'_> {
             // What is not about a message stays; what cannot be read is told by whoever loads it.
             if let Ok(stored) = value::stored(value)
                 && !self.has(Family::Ids, &keys::id(stored.id))?
+                && !self.is_scheduled(key, stored)?
             {
                 self.writer.batch.delete(Family::Dedup, key);
                 self.mended.dedup_gone += 1;
             }
             self.writer.write_if_large()
         })?;
+        self.writer.write()?;
+        // What has been stored already is not stored again.
+        each(self.db, Family::Due, |key, _| {
+            let due = keys::parse_due(key).map_err(|why| malformed(Family::Due, key, why))?;
+            if self.has(Family::Ids, &keys::id(due.id))? {
+                self.writer.batch.delete(Family::Due, key);
+            }
+            self.writer.write_if_large()
+        })?;
         self.writer.write()
+    }
+
+    /// Whether what a dedup key leads to is a message that is still to be stored.
+    fn is_scheduled(&self, dedup: &[u8], stored: Stored) -> Result<bool, LogError> {
+        let wrong = Malformed("a dedup key has no slot");
+        let slot = dedup.first_chunk().ok_or_else(|| malformed(Family::Dedup, dedup, wrong))?;
+        let slot = Slot(u16::from_be_bytes(*slot));
+        let key = keys::due(DueKey { slot, due_ms: stored.time_ms, id: stored.id });
+        Ok(stored.seq == 0 && self.has(Family::Due, &key)?)
     }
 
     /// No cursor, no mark, and nothing else that has a seq, is ahead of its conversation: the seqs behind the head will be those

@@ -18,7 +18,7 @@ const MB: usize = 1 << 20;
 /// Table files open at a time; the process reserves descriptors for them.
 const OPEN_FILES: i32 = 256;
 /// The families that grow with the messages; the others' files are small.
-pub(super) const LARGE: [Family; 3] = [Family::Log, Family::Ids, Family::Dedup];
+pub(super) const LARGE: [Family; 4] = [Family::Log, Family::Ids, Family::Dedup, Family::Due];
 /// What one merge reads, and so writes, at most: all of level 0 and 1 of `log`, or one file of a
 /// level and the ten below it.
 pub(super) const MERGE_BYTES_MAX: u64 = 1 << 30;

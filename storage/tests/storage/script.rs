@@ -1,5 +1,6 @@
 //! One script of entries and loads, with the answers written out; it runs on disk and in memory.
 
+use bytes::Bytes;
 use ringpost_core::account::Standing;
 use ringpost_core::event::{
     ConversationLoaded, DeviceRow, Entry, InboxMark, Load, Loaded, Position, Stored, UserLoaded,
@@ -7,7 +8,9 @@ use ringpost_core::event::{
 };
 use ringpost_core::ids::{ShardId, Slot};
 use ringpost_core::owed::Owed;
+use ringpost_core::record::Kind;
 use ringpost_core::relations::RelationRow;
+use ringpost_core::scheduled::{DueKey, Scheduled};
 use ringpost_storage::{Fake, FakeSeed, Log, LogError};
 
 use crate::support::*;
@@ -40,6 +43,7 @@ fn run(log: &impl Log, pause: impl Fn()) {
     inboxes(log);
     pause();
     relations_and_debts(log);
+    schedules(log);
     check_end(log);
 }
 
@@ -216,6 +220,48 @@ fn inboxes(log: &impl Log) {
     let load = Load::Conversation { key: key("dora", "eve"), expected: None };
     let nameless = log.load(&load).expect_err("no name");
     assert!(nameless.to_string().contains("records and no name"), "{nameless}");
+}
+
+fn schedules(log: &impl Log) {
+    let due = |slot, due_ms, number| DueKey { slot: Slot(slot), due_ms, id: id(number) };
+    let message = Scheduled {
+        conversation: private("ann", "bob"),
+        sender: user("bob"),
+        device: device("phone"),
+        client_id: "later".into(),
+        kind: Kind::Neutral,
+        sender_ms: None,
+        mentions: None,
+        content: Bytes::from_static(b"{}"),
+    };
+    let put = |key| Entry::Due { key, message: Some(Box::new(message.clone())) };
+    let keys = [due(2, 5, 1), due(2, 50, 2), due(2, 50, 3), due(3, 7, 4), due(4095, 9, 5)];
+    let mut turn = Turn::default();
+    for key in keys.into_iter().chain([due(4, 8, 6)]) {
+        turn = turn.entry(put(key));
+    }
+    turn.commit(log);
+    Turn::default().entry(Entry::Due { key: due(4, 8, 6), message: None }).commit(log);
+    let load = |shard, shards, from_ms, until_ms, after, limit| {
+        let shard = ShardId(shard);
+        ask(log, &Load::DueKeys { shard, shards, from_ms, until_ms, after, limit })
+    };
+    let found = |keys: &[DueKey]| format!("DueKeys({keys:?})");
+    assert_eq!(load(0, 1, 0, 100, None, 9), found(&keys));
+    assert_eq!(load(0, 2, 0, 100, None, 9), found(&keys[..3]));
+    assert_eq!(load(1, 2, 0, 100, None, 9), found(&keys[3..]));
+    assert_eq!(load(0, 1, 6, 50, None, 9), found(&keys[3..]), "later and earlier ones between");
+    assert_eq!(load(0, 1, 50, 51, None, 9), found(&keys[1..3]));
+    assert_eq!(load(0, 1, 0, 100, Some(keys[1]), 2), found(&keys[2..4]));
+    assert_eq!(load(0, 1, 0, 100, Some(keys[4]), 2), found(&[]));
+    let both = [Some(message.clone()), None];
+    let load = Load::Scheduled { keys: vec![keys[1], due(4, 8, 6)] };
+    assert_eq!(ask(log, &load), format!("Scheduled({both:?})"));
+    let stored = Stored { id: id(2), seq: 0, time_ms: EPOCH_MS + 50 };
+    let recognised = dedup("bob", "ann", "later");
+    Turn::default().entry(Entry::Scheduled { dedup: recognised, stored }).commit(log);
+    let resend = ask(log, &Load::Dedup { key: recognised });
+    assert_eq!(resend, format!("Dedup({:?})", Some(stored)));
 }
 
 fn relations_and_debts(log: &impl Log) {
