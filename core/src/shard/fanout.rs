@@ -282,8 +282,13 @@ impl Shard {
         self.sit(user, group, effects);
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         for (index, device) in owner.devices.iter_mut().enumerate() {
-            let Some(live) = &device.live else { continue };
-            if live.catch_up.loading {
+            let Some(live) = &mut device.live else { continue };
+            let catch_up = &mut live.catch_up;
+            if catch_up.loading && catch_up.memberships_read && !catch_up.placed.contains(&key) {
+                // All that was read is older.
+                catch_up.placed.push(key);
+            }
+            if !catch_up.has_placed(key) {
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
@@ -314,7 +319,7 @@ impl Shard {
         for index in 0..devices {
             let owner = self.users.get_mut(user).expect("looked up above");
             let Some(live) = &mut owner.devices[index as usize].live else { continue };
-            if live.catch_up.loading {
+            if !live.catch_up.has_placed(key) {
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
@@ -418,7 +423,7 @@ impl Shard {
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let index = index as u32;
             let Some(live) = &mut device.live else { continue };
-            if live.catch_up.loading {
+            if !live.catch_up.has_placed(key) {
                 continue;
             }
             let known = owner.inbox.get_mut(&key).and_then(|inbox| {
@@ -430,8 +435,10 @@ impl Shard {
             if cursor.is_paced() || cursor.behind || cursor.sent > to {
                 continue;
             }
-            let dialects = &self.config.dialects;
-            sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
+            if !live.catch_up.loading {
+                let dialects = &self.config.dialects;
+                sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
+            }
             let rests = cursor.sent == to && cursor.unacked == 0 && !cursor.dirty;
             if rests && !had_cursor {
                 // It has what its seat says.

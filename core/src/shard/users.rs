@@ -198,6 +198,15 @@ pub(crate) struct CatchUp {
     pub(crate) placed: Vec<ConvKey>,
 }
 
+impl CatchUp {
+    /// Whether the device's place in this group is known. From then on it counts like any other
+    /// device there, but nothing is sent to it before the rest is known, too.
+    pub(crate) fn has_placed(&self, key: ConvKey) -> bool {
+        let waits = |membership: &MembershipLoaded| membership.conversation == key;
+        !self.loading || (self.placed.contains(&key) && !self.unplaced.iter().any(waits))
+    }
+}
+
 /// See [`CatchUp::early`]. `head` is 0 until it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Early {
