@@ -70,6 +70,12 @@ pub const FANOUT_BYTES_MAX: usize = 64 << 10;
 pub const TERMS_TEXT_BYTES_MAX: usize = 1 << 10;
 /// Each text of a profile that is told to others with a friend request; longer ones are not.
 pub const PERSON_TEXT_BYTES_MAX: usize = 2 << 10;
+/// What one unit of the two budgets above may be in bytes of frames: where each member has his own,
+/// long ones are made for fewer members at a time.
+pub const FANOUT_SEAT_BYTES: usize = 4 << 10;
+/// Notices to everybody that are stored and that not every shard has heard of; the next is told *try
+/// again*.
+pub const UNHEARD_MAX: usize = 1_024;
 /// The content of a business notice, as JSON.
 pub const NOTICE_BYTES_MAX: usize = 48 << 10;
 /// The caller's own id of a business notice.

@@ -63,6 +63,10 @@ pub struct World {
     pub answers_loads: bool,
     /// Deliveries between shards arrive by themselves.
     pub carries: bool,
+    /// What is asked of the log, while somebody wants to know.
+    pub asked: Option<Vec<Load>>,
+    /// The most bytes that one turn has written to connections.
+    pub most_written: usize,
 }
 
 impl World {
@@ -155,6 +159,8 @@ impl World {
             commits: true,
             answers_loads: true,
             carries: true,
+            asked: None,
+            most_written: 0,
         }
     }
 
@@ -165,6 +171,19 @@ impl World {
     /// The process dies and starts again with what the log had made durable.
     pub fn crash(self, shards: u16) -> World {
         World::on(self.log.crash_image(self.log.durable()), shards, self.now)
+    }
+
+    /// The same, and nothing that shards say to each other arrives.
+    pub fn crash_deaf(self, shards: u16) -> World {
+        let log = self.log.crash_image(self.log.durable());
+        let mut world = World::idle(log, shards, self.now, |_| ());
+        world.carries = false;
+        world.advance_ms(0);
+        world
+    }
+
+    pub fn secret(&self) -> u64 {
+        SEED.secret
     }
 
     pub fn shards(&self) -> u16 {
@@ -392,6 +411,9 @@ impl World {
     pub fn answer_load(&mut self, shard: usize) -> bool {
         let Some((id, load)) = self.threads[shard].loads.pop_front() else { return false };
         let loaded = self.log.load(&load).expect("the fake does not fail");
+        if let Some(asked) = &mut self.asked {
+            asked.push(load);
+        }
         self.input(shard, Input::Loaded { id, loaded });
         true
     }
@@ -418,6 +440,8 @@ impl World {
     }
 
     fn perform(&mut self, shard: usize, outputs: &mut Outputs) {
+        let written = outputs.writes.iter().map(|write| write.range.len()).sum();
+        self.most_written = self.most_written.max(written);
         for write in outputs.writes.iter().chain(&outputs.signals) {
             let range = write.range.start as usize..write.range.end as usize;
             let bytes = &outputs.arena[range];

@@ -16,7 +16,7 @@ use crate::limits::{CURSOR_RANGES_MAX, CURSOR_RANGES_PULL, WINDOW_BYTES, WINDOW_
 use crate::rate::Bucket;
 use crate::record::Page;
 use crate::session::Hello;
-use crate::shard::fanout::Seat;
+use crate::shard::fanout::{Audience, Seat};
 use crate::shard::presence::Told;
 
 /// A user's place in memory; stale once the user was forgotten.
@@ -26,10 +26,19 @@ pub(crate) struct UserRef {
     generation: u32,
 }
 
+impl UserRef {
+    /// His seat among everybody: nobody else has it while he is in memory.
+    pub(crate) fn seat(self) -> u32 {
+        self.index
+    }
+}
+
 /// The users of this shard that are in use.
 #[derive(Debug, Default)]
 pub(crate) struct Users {
     slab: Slab<User>,
+    /// All indices that were ever used are below.
+    seats: usize,
     by_id: HashMap<UserId, UserRef, Hashing>,
     generation: u32,
 }
@@ -66,6 +75,7 @@ impl Users {
             turn: 0,
         };
         let index = self.slab.insert(user) as u32;
+        self.seats = self.seats.max(index as usize + 1);
         let at = UserRef { index, generation };
         let former = self.by_id.insert(id, at);
         assert!(former.is_none(), "a user is in memory once");
@@ -80,6 +90,17 @@ impl Users {
 
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    /// How many seats there are, taken or not.
+    pub(crate) fn seats(&self) -> usize {
+        self.seats
+    }
+
+    /// Who has this seat.
+    pub(crate) fn on_seat(&self, seat: usize) -> Option<UserRef> {
+        let user = self.slab.get(seat)?;
+        Some(UserRef { index: seat as u32, generation: user.generation })
     }
 }
 
@@ -124,6 +145,11 @@ impl User {
         let reads =
             |device: &Device| device.live.as_ref().is_some_and(|live| live.catch_up.loading);
         self.devices.iter().any(reads)
+    }
+
+    /// The last notice to everybody that is not for this user.
+    pub(crate) fn began(&self) -> u64 {
+        self.row.as_ref().map_or(0, |row| row.began)
     }
 
     /// Whether it may be forgotten once `turn` is durable.
@@ -282,6 +308,15 @@ impl Live {
         holds
     }
 
+    /// A conversation that was put at the end of a list just now comes first.
+    pub(crate) fn put_first(&mut self, key: ConvKey) {
+        for list in [&mut self.catch_up.paced, &mut self.behind] {
+            if list.back() == Some(&key) {
+                list.rotate_right(1);
+            }
+        }
+    }
+
     /// Whether one more message may be sent.
     pub(crate) fn has_room(&self) -> bool {
         self.unacked < WINDOW_MESSAGES && self.unacked_bytes < WINDOW_BYTES
@@ -368,8 +403,8 @@ pub(crate) struct Inbox {
     pub(crate) settle_due_ms: u64,
     /// A cursor is dirty and this conversation is in the shard's list.
     pub(crate) listed: bool,
-    /// The group, where it is one: it has no marks, and a device at its head no cursor.
-    pub(crate) group: Option<GroupId>,
+    /// Where it comes to the shard once for all: it has no marks, and a device at its head no cursor.
+    pub(crate) audience: Option<Audience>,
 }
 
 impl Inbox {
@@ -402,7 +437,7 @@ impl Inbox {
 
     /// Where its records are, for their frames.
     pub(crate) fn place(&self) -> Place<'_> {
-        self.group.as_ref().map_or(Place::User, Place::Group)
+        self.audience.as_ref().map_or(Place::User, Audience::place)
     }
 
     /// The seq that everything here has been sent up to, if nothing is left to send or acknowledge.
