@@ -24,7 +24,8 @@ fn notice(id: &str, kind: &str, bytes: usize) -> Box<NoticeOperation> {
     let content = json!("x".repeat(bytes)).to_string();
     let (stream, title) = (String::new(), String::new());
     let mut encoded = Vec::new();
-    Happened::Noticed { stream, kind: kind.to_owned(), title, content }.encode(&mut encoded);
+    Happened::Noticed { stream, kind: kind.to_owned(), title, content, data: None }
+        .encode(&mut encoded);
     Box::new(NoticeOperation { id: id.into(), content: encoded.into() })
 }
 
