@@ -270,6 +270,95 @@ fn nobody_is_served_before_the_head_is_known() {
     assert_eq!(got(&mut world, conn, "d", true), ["more"]);
 }
 
+/// Whatever the process dies behind: what was answered or shown is in the log, is recognised, and is
+/// offered to whoever was a user, and to nobody else.
+#[test]
+fn after_a_crash_at_any_point_nothing_is_lost() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let mut seen = Seen::default();
+        world.commits = false;
+        let bob = world.connect("bob", "b");
+        seen.checked_at_each_commit(&mut world);
+        assert!(world.ask(Operation::NoticeToAll { notice: notice("n", "sale", 1) }).is_none());
+        seen.checked_at_each_commit(&mut world);
+        let Some(Answer::Stored(stored)) = world.answer() else { panic!("not answered") };
+        seen.answered = Some(stored);
+        assert_eq!(got(&mut world, bob, "b", true), ["sale"]);
+        seen.acknowledged = true;
+        let put = Operation::PutUser { user: user("frank"), profile: "{}".into() };
+        assert!(world.ask(put).is_none());
+        seen.checked_at_each_commit(&mut world);
+        world.disconnect(bob);
+        seen.checked_at_each_commit(&mut world);
+        seen.written = true;
+        seen.check(&world);
+        assert!(seen.crashes > 5, "{}", seen.crashes);
+    }
+}
+
+/// What clients and the back end have been told.
+#[derive(Default)]
+struct Seen {
+    answered: Option<Stored>,
+    acknowledged: bool,
+    /// The acknowledgement is durable.
+    written: bool,
+    crashes: usize,
+}
+
+impl Seen {
+    fn checked_at_each_commit(&mut self, world: &mut World) {
+        self.check(world);
+        while (0..usize::from(world.shards())).any(|shard| world.commit(shard)) {
+            world.settle();
+            if let Some(conn) = world.clients.keys().next().copied() {
+                let frames = &world.clients[&conn].frames;
+                let stored = |world: &World| head(world) == 1;
+                assert!(frames.is_empty() || stored(world), "shown before it is durable");
+            }
+            self.check(world);
+        }
+    }
+
+    /// The process dies now.
+    fn check(&mut self, world: &World) {
+        self.crashes += 1;
+        let image = world.log.crash_image(world.log.durable());
+        let mut after = World::on(image, 3 - world.shards(), world.now);
+        let (head, known) = (head(&after), began(&after, "bob").is_some());
+        assert!(head == 1 || self.answered.is_none(), "answered and lost");
+        if let Some(frank) = began(&after, "frank") {
+            assert_eq!(frank, 1, "made after the answer");
+            assert_eq!(comes(&mut after, "frank", "f").1, none());
+        }
+        let got = comes(&mut after, "bob", "b").1;
+        let offered = head == 1 && known && !self.written;
+        let again = self.acknowledged && got.is_empty();
+        assert!(again || got == if offered { vec!["sale"] } else { vec![] }, "{got:?}");
+        let stored = tell_as(&mut after, "n", "sale");
+        assert_eq!(stored.seq, 1, "also when it was lost");
+        assert!(self.answered.is_none_or(|first| first == stored), "recognised");
+        assert_eq!(tell_as(&mut after, "", "next").seq, 2);
+    }
+}
+
+fn head(world: &World) -> u64 {
+    let key = Conversation::Broadcast.key(world.secret());
+    match world.log.load(&Load::Conversation { key, expected: None }) {
+        Ok(Loaded::Conversation(loaded)) => loaded.head,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Where a user begins, if there is such a user.
+fn began(world: &World, id: &str) -> Option<u64> {
+    match world.log.load(&Load::User { user: user(id) }) {
+        Ok(Loaded::User(loaded)) => loaded.row.map(|row| row.began),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn it_comes_first_at_connect_and_in_order() {
     for shards in [1, 2, 3] {
@@ -401,6 +490,93 @@ fn a_pass_is_made_in_slices() {
             "{} bytes in a turn",
             world.most_written
         );
+    }
+}
+
+/// Who comes and goes while a pass is under way gets everything once, whether it has been at his seat
+/// or not, and whoever sat there before him.
+#[test]
+fn who_comes_while_a_pass_is_under_way_misses_nothing() {
+    let mut world = World::new(1);
+    let name = |n: usize| format!("u{n}");
+    let mut conns: Vec<ConnId> = (0..2_000).map(|n| world.connect(&name(n), "d")).collect();
+    // Two have gone for so long that their seats are free.
+    let gone = [30, 1_700];
+    gone.iter().for_each(|at| world.disconnect(conns[*at]));
+    world.advance_ms(limits::OFFLINE_MS + 100);
+    world.passes = false;
+    tell(&mut world, "one");
+    world.advance_ms(0);
+    let visited = conns.iter().filter(|conn| !world.clients[*conn].frames.is_empty()).count();
+    assert_eq!(visited, limits::FANOUT_TURN_BUDGET - 1, "one free seat is among them");
+    // In front of the pass and behind it: one comes again, one has another device, and one is new.
+    for at in [10, 1_500] {
+        world.disconnect(conns[at]);
+        conns[at] = world.connect(&name(at), "d");
+    }
+    let others = [20, 1_600].map(|at| world.connect(&name(at), "other"));
+    let new = ["new", "newer"].map(|id| world.connect(id, "d"));
+    world.passes = true;
+    world.settle();
+    let conns: Vec<ConnId> = conns
+        .into_iter()
+        .enumerate()
+        .filter(|(n, _)| !gone.contains(n))
+        .map(|(_, conn)| conn)
+        .collect();
+    for conn in &conns {
+        assert_eq!(got(&mut world, *conn, "d", true), ["one"]);
+    }
+    for conn in others {
+        assert_eq!(got(&mut world, conn, "other", true), ["one"]);
+    }
+    tell(&mut world, "two");
+    for conn in conns.into_iter().chain(new) {
+        assert_eq!(got(&mut world, conn, "d", true), ["two"]);
+    }
+    for n in gone {
+        assert_eq!(comes(&mut world, &name(n), "d").1, ["one", "two"]);
+    }
+}
+
+/// What comes while a device is finding out what there is for it comes behind what it finds.
+#[test]
+fn what_comes_between_the_loads_of_a_connect_is_not_missed() {
+    for shards in [1, 2] {
+        for (id, did) in [("bob", "b"), ("bob", "new"), ("carol", "c")] {
+            for loads in 0..8 {
+                let mut world = World::new(shards);
+                world.put_user("bob", "{}");
+                let bob = world.connect("bob", "b");
+                tell(&mut world, "zero");
+                assert_eq!(got(&mut world, bob, "b", true), ["zero"]);
+                world.disconnect(bob);
+                tell(&mut world, "one");
+                world.put_user("carol", "{}");
+                world.advance_ms(limits::OFFLINE_MS + 100);
+                let home = world.home(id);
+                world.answers_loads = false;
+                let conn = world.connect(id, did);
+                for _ in 0..loads {
+                    world.answer_load(home);
+                    world.settle();
+                }
+                tell(&mut world, "two");
+                tell(&mut world, "three");
+                world.answers_loads = true;
+                world.settle();
+                let mut all = got(&mut world, conn, did, true);
+                for _ in 0..4 {
+                    world.advance_ms(110);
+                    all.extend(got(&mut world, conn, did, true));
+                }
+                let mut expected = vec!["one", "two", "three"];
+                if id == "carol" {
+                    expected.remove(0);
+                }
+                assert_eq!(all, expected, "{id} {did}, behind {loads} loads");
+            }
+        }
     }
 }
 

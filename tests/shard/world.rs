@@ -63,6 +63,8 @@ pub struct World {
     pub answers_loads: bool,
     /// Deliveries between shards arrive by themselves.
     pub carries: bool,
+    /// Passes over members go on by themselves; else only with time.
+    pub passes: bool,
     /// What is asked of the log, while somebody wants to know.
     pub asked: Option<Vec<Load>>,
     /// The most bytes that one turn has written to connections.
@@ -159,6 +161,7 @@ impl World {
             commits: true,
             answers_loads: true,
             carries: true,
+            passes: true,
             asked: None,
             most_written: 0,
         }
@@ -236,6 +239,11 @@ impl World {
         self.input(shard, Input::Control { id, operation });
         self.settle();
         self.answers.remove(&id)
+    }
+
+    /// The answer to what was asked last, if it has come since.
+    pub fn answer(&mut self) -> Option<Answer> {
+        self.answers.remove(&ControlId(self.next_control))
     }
 
     pub fn group(&mut self, group: &str, operation: GroupOperation) -> Answer {
@@ -354,7 +362,7 @@ impl World {
                 idle &= !self.end_turn(shard);
                 idle &= !(self.commits && self.commit(shard));
                 idle &= !(self.answers_loads && self.answer_load(shard));
-                if self.threads[shard].shard.has_work() {
+                if self.passes && self.threads[shard].shard.has_work() {
                     self.input(shard, Input::Tick);
                     idle = false;
                 }
