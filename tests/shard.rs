@@ -3,6 +3,8 @@
 
 #[path = "shard/accounts.rs"]
 mod accounts;
+#[path = "shard/everybody.rs"]
+mod everybody;
 #[path = "shard/groups.rs"]
 mod groups;
 #[path = "shard/presence.rs"]

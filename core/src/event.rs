@@ -315,6 +315,9 @@ pub struct UserRow {
     pub profile: String,
     /// Banned, cancelled, hidden.
     pub standing: Standing,
+    /// The last notice to everybody that there was when it was created: those behind it are for
+    /// this user, too.
+    pub began: u64,
 }
 
 /// What is stored of a group.
@@ -661,8 +664,9 @@ pub enum Routed {
     Settled { user: UserId, conversation: ConvKey, seq: u64, all: bool },
     /// Back to the user's home: every delivery up to `seq` has been sent before this.
     Noted { user: UserId, conversation: ConvKey, seq: u64 },
-    /// To a group's home: from now on, its records are wanted here. One per group and shard.
-    Subscribe { from: ShardId, group: GroupId },
+    /// To the home of a group, or of the notices to everybody: from now on, its records are wanted
+    /// here. One per conversation and shard.
+    Subscribe { from: ShardId, conversation: Conversation },
     /// To a group's home: nobody is left here who wants them. One per `Subscribe`.
     Unsubscribe { from: ShardId, conversation: ConvKey },
     /// The answer to `Subscribe`, one each: records up to `head` are in the log, and all behind them
@@ -671,6 +675,9 @@ pub enum Routed {
     /// From a group's home to a subscriber: a durable record. Bounded by the link; beyond it becomes
     /// a head.
     GroupDeliver(Box<Deliver>),
+    /// To the home of the notices to everybody: `from` knows of those up to `head`, for the users
+    /// that it makes. One per delivery or head of them.
+    Heard { from: ShardId, head: u64 },
     /// To the home that does it: what another home has caused. At most
     /// [`crate::limits::OWED_IN_FLIGHT_MAX`] for each pair of shards.
     Owed { from: ShardId, slot: Slot, id: MessageId, owed: Box<Owed> },
@@ -776,6 +783,8 @@ pub enum Operation {
     Account { user: UserId, operation: AccountOperation },
     /// Tell a user something in his notices.
     Notice { user: UserId, notice: Box<NoticeOperation> },
+    /// Tell everybody something.
+    NoticeToAll { notice: Box<NoticeOperation> },
     /// Store a message, or take one back, in a user's name.
     Post(Box<Post>),
     /// Find a message by the server's id.
@@ -815,6 +824,7 @@ impl Operation {
                 one.min(other).slot()
             }
             Operation::Group { group, .. } => group.slot(),
+            Operation::NoticeToAll { .. } => Conversation::Broadcast.slot(),
             Operation::Post(post) => post.conversation.slot(),
             // Every shard may read it.
             Operation::Find { id } => Slot(u16::from(id.0[11]) % SLOTS),
@@ -827,6 +837,7 @@ impl Operation {
             Operation::PutUser { .. }
             | Operation::Relation(_)
             | Operation::Notice { .. }
+            | Operation::NoticeToAll { .. }
             | Operation::Post(_) => true,
             Operation::GetUser { .. }
             | Operation::Friends { .. }

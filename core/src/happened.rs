@@ -55,7 +55,26 @@ pub enum Happened {
         title: String,
         /// As JSON, at most [`crate::limits::NOTICE_BYTES_MAX`].
         content: String,
+        /// What it says to xxim's clients beside that.
+        data: Option<Box<NoticeData>>,
     },
+}
+
+/// What only xxim's clients are told of a business notice (protocols/xxim.md, NoticeData).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NoticeData {
+    /// The list of notices that it is shown in; empty: the system's.
+    pub conv_id: String,
+    /// A text that clients are given as it is.
+    pub ext: String,
+    /// Of that list: how many more are unread, or (`true`) how many are.
+    pub unread: Option<(i32, bool)>,
+    /// What the content is.
+    pub content_type: Option<i32>,
+    /// The client is to keep it.
+    pub storage_for_client: bool,
+    /// The client is to show it as the list's last one.
+    pub update_conv: bool,
 }
 
 /// The tags, in the order in which they came to be. Never reused.
@@ -69,6 +88,7 @@ mod tag {
     pub const FRIEND_ACCEPTED: u8 = 7;
     pub const ACCOUNT_CANCELLED: u8 = 8;
     pub const NOTICED: u8 = 9;
+    pub const NOTICED_WITH_DATA: u8 = 10;
 }
 
 impl Happened {
@@ -102,9 +122,11 @@ impl Happened {
                 put_friend_news(news, out);
             }
             Happened::AccountCancelled => out.push(tag::ACCOUNT_CANCELLED),
-            Happened::Noticed { stream, kind, title, content } => {
-                out.push(tag::NOTICED);
+            Happened::Noticed { stream, kind, title, content, data } => {
+                let tag = data.as_ref().map_or(tag::NOTICED, |_| tag::NOTICED_WITH_DATA);
+                out.push(tag);
                 [stream, kind, title, content].into_iter().for_each(|text| put_text(text, out));
+                data.iter().for_each(|data| put_notice_data(data, out));
             }
         }
     }
@@ -129,11 +151,15 @@ impl Happened {
             tag::FRIEND_ASKED => Happened::FriendAsked(Box::new(fields.friend_news()?)),
             tag::FRIEND_ACCEPTED => Happened::FriendAccepted(Box::new(fields.friend_news()?)),
             tag::ACCOUNT_CANCELLED => Happened::AccountCancelled,
-            tag::NOTICED => Happened::Noticed {
+            tag::NOTICED | tag::NOTICED_WITH_DATA => Happened::Noticed {
                 stream: fields.text()?,
                 kind: fields.text()?,
                 title: fields.text()?,
                 content: fields.text()?,
+                data: match tag {
+                    tag::NOTICED => None,
+                    _ => Some(Box::new(fields.notice_data()?)),
+                },
             },
             _ => return None,
         };
@@ -159,6 +185,18 @@ fn put_friend_news(news: &FriendNews, out: &mut Vec<u8>) {
     let texts = [from.as_str(), to].into_iter().chain(terms.texts()).chain([remark.as_str()]);
     let texts = texts.chain(asker.texts()).chain(asked.texts());
     texts.for_each(|text| put_text(text, out));
+}
+
+fn put_notice_data(data: &NoticeData, out: &mut Vec<u8>) {
+    let NoticeData { conv_id, ext, unread, content_type, storage_for_client, update_conv } = data;
+    put_text(conv_id, out);
+    put_text(ext, out);
+    let (count, absolute) = unread.unwrap_or_default();
+    let flags =
+        [unread.is_some(), absolute, content_type.is_some(), *storage_for_client, *update_conv];
+    out.push((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
+    out.extend_from_slice(&count.to_be_bytes());
+    out.extend_from_slice(&content_type.unwrap_or_default().to_be_bytes());
 }
 
 /// What is left of an encoded event.
@@ -204,6 +242,20 @@ impl<'a> Fields<'a> {
         Some(FriendNews { from, to, terms, remark, asker, asked })
     }
 
+    fn notice_data(&mut self) -> Option<NoticeData> {
+        let (conv_id, ext) = (self.text()?, self.text()?);
+        let [flags] = *self.take()?;
+        if flags > 0b1_1111 {
+            return None;
+        }
+        let [has_unread, absolute, has_type, storage_for_client, update_conv] =
+            [1, 2, 4, 8, 16].map(|bit| flags & bit != 0);
+        let (count, kind) = (i32::from_be_bytes(*self.take()?), i32::from_be_bytes(*self.take()?));
+        let (unread, content_type) =
+            (has_unread.then_some((count, absolute)), has_type.then_some(kind));
+        Some(NoticeData { conv_id, ext, unread, content_type, storage_for_client, update_conv })
+    }
+
     fn person(&mut self) -> Option<Person> {
         Some(Person {
             account: self.text()?,
@@ -240,16 +292,40 @@ mod tests {
             kind: text("k"),
             title: text(""),
             content: text("{}"),
+            data: None,
+        };
+        let with_data = |data| Happened::Noticed {
+            stream: text("s"),
+            kind: text("k"),
+            title: text(""),
+            content: text("{}"),
+            data: Some(Box::new(data)),
+        };
+        let full = NoticeData {
+            conv_id: text("notice:n"),
+            ext: text("e"),
+            unread: Some((258, true)),
+            content_type: Some(1),
+            storage_for_client: true,
+            update_conv: true,
         };
         let friends = b"\x02\0\x03ann\0\x02bo\0\0\0\x02hi\0\0\0\0\0\0\0\x01A\
             \0\0\0\x03Ann\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x011\0\0";
         let (asked, accepted) =
             ([b"\x06", &friends[..]].concat(), [b"\x07", &friends[..]].concat());
-        let cases: [(Happened, &[u8]); 9] = [
+        let cases: [(Happened, &[u8]); 11] = [
             (Happened::FriendAsked(Box::new(news.clone())), &asked),
             (Happened::FriendAccepted(Box::new(news)), &accepted),
             (Happened::AccountCancelled, b"\x08"),
             (noticed, b"\x09\0\x01s\0\x01k\0\0\0\x02{}"),
+            (
+                with_data(full),
+                b"\x0a\0\x01s\0\x01k\0\0\0\x02{}\0\x08notice:n\0\x01e\x1f\0\0\x01\x02\0\0\0\x01",
+            ),
+            (
+                with_data(NoticeData::default()),
+                b"\x0a\0\x01s\0\x01k\0\0\0\x02{}\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ),
             (
                 Happened::MembersJoined { users: vec![text("ann"), text("bo")] },
                 b"\x01\0\x02\0\x03ann\0\x02bo",

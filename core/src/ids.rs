@@ -183,7 +183,12 @@ pub enum Conversation {
     Group(GroupId),
     /// What happened to one user: requests, confirmations, business notices.
     Notice(UserId),
+    /// Notices to everybody: every user is a member, from his creation on.
+    Broadcast,
 }
+
+/// The name of [`Conversation::Broadcast`]; no user and no group has it.
+const EVERYBODY: &str = "*";
 
 /// What kind a conversation is; the number is the first byte under its key's hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -195,6 +200,8 @@ pub enum ConvKind {
     Group = 2,
     /// See [`Conversation::Notice`].
     Notice = 3,
+    /// See [`Conversation::Broadcast`].
+    Broadcast = 4,
 }
 
 impl Conversation {
@@ -210,6 +217,7 @@ impl Conversation {
             Conversation::Private { .. } => ConvKind::Private,
             Conversation::Group(_) => ConvKind::Group,
             Conversation::Notice(_) => ConvKind::Notice,
+            Conversation::Broadcast => ConvKind::Broadcast,
         }
     }
 
@@ -219,6 +227,7 @@ impl Conversation {
             Conversation::Private { low, .. } => low.slot(),
             Conversation::Group(group) => group.slot(),
             Conversation::Notice(user) => user.slot(),
+            Conversation::Broadcast => Slot::of(EVERYBODY),
         }
     }
 
@@ -228,6 +237,7 @@ impl Conversation {
             Conversation::Private { low, high } => format!("single:{low}-{high}"),
             Conversation::Group(group) => format!("group:{group}"),
             Conversation::Notice(user) => format!("notice:{user}"),
+            Conversation::Broadcast => format!("notice:{EVERYBODY}"),
         }
     }
 
@@ -257,6 +267,7 @@ impl Conversation {
             Conversation::Private { low, high } => [Some(low.as_str()), Some(high.as_str())],
             Conversation::Group(group) => [Some(group.as_str()), None],
             Conversation::Notice(user) => [Some(user.as_str()), None],
+            Conversation::Broadcast => [None, None],
         };
         let mut text = [0u8; 1 + 2 * (limits::USER_ID_BYTES_MAX + 1)];
         text[0] = self.kind() as u8;
@@ -271,11 +282,11 @@ impl Conversation {
 
     /// The users whose devices have marks in it, in order: both of a private conversation, the
     /// smaller first (one for notes to oneself), and the owner of notices. A group's members are
-    /// in its roster, and have none.
+    /// in its roster, and have none; nor has everybody.
     pub fn marked(&self) -> impl Iterator<Item = &UserId> {
         let (first, second) = match self {
             Conversation::Private { low, high } => (Some(low), (low != high).then_some(high)),
-            Conversation::Group(_) => (None, None),
+            Conversation::Group(_) | Conversation::Broadcast => (None, None),
             Conversation::Notice(user) => (Some(user), None),
         };
         first.into_iter().chain(second)
@@ -317,10 +328,19 @@ pub struct DedupKey {
 impl DedupKey {
     /// `client_id` is the client's own message id, 1 to 64 bytes.
     pub fn new(conversation: ConvKey, sender: &UserId, client_id: &str, secret: u64) -> DedupKey {
+        DedupKey::of(conversation, sender.as_str(), client_id, secret)
+    }
+
+    /// The same for what nobody has sent.
+    pub fn of_nobody(conversation: ConvKey, client_id: &str, secret: u64) -> DedupKey {
+        DedupKey::of(conversation, "", client_id, secret)
+    }
+
+    fn of(conversation: ConvKey, sender: &str, client_id: &str, secret: u64) -> DedupKey {
         assert!(client_id.len() <= limits::CLIENT_ID_BYTES_MAX);
         let mut text = [0u8; 16 + limits::USER_ID_BYTES_MAX + 1 + limits::CLIENT_ID_BYTES_MAX];
         text[..16].copy_from_slice(&conversation.hash);
-        let sender = sender.as_str().as_bytes();
+        let sender = sender.as_bytes();
         text[16..16 + sender.len()].copy_from_slice(sender);
         let start = 16 + sender.len() + 1;
         let end = start + client_id.len();

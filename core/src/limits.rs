@@ -90,12 +90,20 @@ pub const FANOUT_BYTES_MAX: usize = 64 << 10;
 pub const TERMS_TEXT_BYTES_MAX: usize = 1 << 10;
 /// Each text of a profile that is told to others with a friend request; longer ones are not.
 pub const PERSON_TEXT_BYTES_MAX: usize = 2 << 10;
+/// What one unit of the two budgets above may be in bytes of frames: where each member has his own,
+/// long ones are made for fewer members at a time.
+pub const FANOUT_SEAT_BYTES: usize = 4 << 10;
+/// Notices to everybody that are stored and that not every shard has heard of; the next is told *try
+/// again*.
+pub const UNHEARD_MAX: usize = 1_024;
 /// The content of a business notice, as JSON.
 pub const NOTICE_BYTES_MAX: usize = 48 << 10;
 /// The caller's own id of a business notice.
 pub const NOTICE_ID_BYTES_MAX: usize = 40;
 /// Kind, stream and title of a business notice, each.
 pub const NOTICE_WORD_BYTES_MAX: usize = 1 << 10;
+/// What a business notice gives to xxim's clients as it is.
+pub const NOTICE_EXT_BYTES_MAX: usize = 4 << 10;
 /// Why an account is banned: the app shows it.
 pub const BAN_REASON_BYTES_MAX: usize = 1 << 10;
 /// What one shard's homes owe to another's and has been sent; the rest waits.
@@ -173,7 +181,10 @@ const _: () = {
     assert!(MEMBERS_CHANGED_MAX * (USER_ID_BYTES_MAX + 2) + 64 <= CONTENT_BYTES_MAX);
     // A friend request with all its texts, of both persons, and a notice, are not too large.
     assert!(6 * (TERMS_TEXT_BYTES_MAX + 2) + 12 * (PERSON_TEXT_BYTES_MAX + 2) < CONTENT_BYTES_MAX);
-    assert!(NOTICE_BYTES_MAX + 4 * (NOTICE_WORD_BYTES_MAX + 2) < CONTENT_BYTES_MAX);
+    assert!(
+        NOTICE_BYTES_MAX + NOTICE_EXT_BYTES_MAX + 5 * (NOTICE_WORD_BYTES_MAX + 2)
+            < CONTENT_BYTES_MAX
+    );
     assert!(NOTICE_BYTES_MAX <= u16::MAX as usize);
     // A step of a cancellation owes no more than there is room for.
     assert!(CANCEL_PAGE as usize + 2 <= 1024 && CANCEL_PAGE as usize * 4 < OWED_MAX);

@@ -14,6 +14,7 @@ mod connect;
 mod conversations;
 mod debts;
 mod delivery;
+mod everybody;
 mod fanout;
 mod groups;
 pub mod links;
@@ -51,6 +52,7 @@ pub use crate::shard::compression::CompressedBytes;
 use crate::shard::compression::{Before, Compression};
 use crate::shard::conversations::Conversations;
 use crate::shard::debts::Debts;
+use crate::shard::everybody::Everybody;
 use crate::shard::fanout::LocalGroups;
 use crate::shard::links::Links;
 use crate::shard::presence::Announcements;
@@ -118,6 +120,7 @@ enum Waiting {
     Memberships { user: UserRef, device: u32, epoch: u32 },
     User { user: UserRef },
     Inbox { user: UserRef, device: u32, epoch: u32 },
+    Everybody { user: UserRef, device: u32, epoch: u32 },
     Settle { user: UserRef, key: ConvKey, seq: u64 },
     Page { user: UserRef, device: u32, epoch: u32, key: ConvKey },
     Retry { user: UserRef, device: u32, epoch: u32, key: ConvKey },
@@ -141,6 +144,8 @@ pub struct Shard {
     conversations: Conversations,
     /// The groups that connected users of this shard are in.
     groups: LocalGroups,
+    /// Notices to everybody.
+    everybody: Everybody,
     /// What the homes of this shard owe to others.
     debts: Debts,
     /// Messages that are due soon.
@@ -212,6 +217,7 @@ impl Shard {
         let debts = Debts::new(config.shards);
         let announcements = Announcements::new(config.presence_quiet_ms);
         let compression = Compression::new(config.deflate_level);
+        let everybody = Everybody::new(&config);
         Shard {
             config,
             now: Now::default(),
@@ -224,6 +230,7 @@ impl Shard {
             users: Users::default(),
             conversations: Conversations::default(),
             groups: LocalGroups::default(),
+            everybody,
             debts,
             schedule: Schedule::default(),
             changes: Changes::default(),
@@ -341,18 +348,21 @@ impl Shard {
                 self.head(&user, conversation, from, head, effects);
             }
             Routed::Head { user: None, conversation, head, .. } => {
-                self.group_head(conversation, head);
+                self.group_head(conversation, head, effects);
             }
             Routed::Settled { user, conversation, seq, all } => {
                 self.settled(user, conversation, seq, all, effects);
             }
             Routed::Noted { user, conversation, seq } => self.noted(&user, conversation, seq),
-            Routed::Subscribe { from, group } => self.subscribe(from, group, effects),
+            Routed::Subscribe { from, conversation } => {
+                self.subscribe(from, &conversation, effects);
+            }
             Routed::Unsubscribe { from, conversation } => self.unsubscribe(from, conversation),
             Routed::Subscribed { conversation, head } => {
                 self.subscribed(conversation, head, effects);
             }
-            Routed::GroupDeliver(deliver) => self.group_deliver(deliver),
+            Routed::GroupDeliver(deliver) => self.group_deliver(deliver, effects),
+            Routed::Heard { from, head } => self.heard(from, head, effects),
             Routed::Owed { from, slot, id, owed } => self.owed(from, slot, id, *owed, effects),
             Routed::Paid { slot, id, done } => self.paid(slot, id, done, effects),
             Routed::Changed { user } => self.changed(user),
@@ -475,6 +485,9 @@ impl Shard {
             (Waiting::Inbox { user, device, epoch }, Loaded::Inbox(marks)) => {
                 self.marks_loaded(user, device, epoch, marks, effects);
             }
+            (Waiting::Everybody { user, device, epoch }, Loaded::Cursors(cursors)) => {
+                self.loading_ended(user, device, epoch, &cursors, effects);
+            }
             (Waiting::Settle { user, key, seq }, Loaded::Cursors(cursors)) => {
                 self.settle_others(user, key, seq, &cursors, effects);
             }
@@ -519,6 +532,7 @@ impl Shard {
             self.lease_armed = true;
             // From here on presence is held back.
             self.announce(effects);
+            self.subscribe_to_everybody(effects);
             self.timers.arm(now_ms, Timer::Lease);
             self.timers.arm(now_ms, Timer::Due { look: true });
         }

@@ -199,11 +199,11 @@ fn frames_to_clients() {
             "event: business notice" => {
                 let [stream, kind] = ["orders", "shipped"].map(str::to_owned);
                 let (title, content) = ("On its \"way\"".to_owned(), r#"{"no":[1]}"#.to_owned());
-                event(&Happened::Noticed { stream, kind, title, content }, &mut out);
+                event(&Happened::Noticed { stream, kind, title, content, data: None }, &mut out);
             }
             "event: business notice without a title" => {
                 let [stream, kind, title, content] = ["", "k", "", "null"].map(str::to_owned);
-                event(&Happened::Noticed { stream, kind, title, content }, &mut out);
+                event(&Happened::Noticed { stream, kind, title, content, data: None }, &mut out);
             }
             "online" => {
                 let id = record("", None).id;

@@ -155,6 +155,15 @@ impl Fields {
         }
     }
 
+    /// An object; null and absent are `None`.
+    pub fn object(&mut self, name: &'static str) -> Result<Option<Fields>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(fields)) => Ok(Some(Fields(fields))),
+            Some(_) => Err(ApiError::invalid(name, "must be an object")),
+        }
+    }
+
     /// Every field has been asked for: the first one that is left is unknown.
     pub fn end(self) -> Result<(), ApiError> {
         match self.0.into_iter().next() {

@@ -410,6 +410,8 @@ pub enum Row {
     Seq(ConvKey),
     /// A message that mentions somebody, or everybody.
     Mention(ConvKey, u64),
+    /// A user, who begins somewhere in the notices to everybody.
+    User,
     /// None of these.
     Other,
 }
@@ -434,6 +436,7 @@ pub fn parse_row(key: &[u8]) -> Result<Row, Malformed> {
         kind::CONVERSATION => parse_conv(&[slot, rest].concat()).map(Row::Conversation),
         kind::CURSOR => conversation().map(Row::Cursor),
         kind::MARK => conversation().map(Row::Mark),
+        kind::USER => Ok(Row::User),
         _ => Ok(Row::Other),
     }
 }
@@ -551,7 +554,7 @@ mod tests {
             (cursor(&ann, conv_key(9), &phone()), Row::Cursor(conv_key(9))),
             (mark(&ann, conv_key(9)), Row::Mark(conv_key(9))),
             (device(&ann, &phone()), Row::Other),
-            (user(&ann), Row::Other),
+            (user(&ann), Row::User),
         ] {
             assert_eq!(parse_row(&key), Ok(row), "{row:?}");
         }

@@ -91,6 +91,7 @@ fn put_name(out: &mut Vec<u8>, conversation: &Conversation) {
         }
         Conversation::Group(group) => put_id(out, group.as_str()),
         Conversation::Notice(user) => put_id(out, user.as_str()),
+        Conversation::Broadcast => {}
     }
 }
 
@@ -234,13 +235,23 @@ fn put_id(out: &mut Vec<u8>, id: &str) {
 
 /// The version of a user about whom there is more than a profile.
 const STANDING_VERSION: u8 = 2;
+/// The version of a user who was made after a notice to everybody.
+const BEGAN_VERSION: u8 = 3;
 
 /// `rows`: a user.
 pub fn put_user(out: &mut Vec<u8>, row: &UserRow) {
     let plain = row.standing == Standing::default();
-    out.push(if plain { VERSION } else { STANDING_VERSION });
+    let version = match (plain, row.began) {
+        (true, 0) => VERSION,
+        (false, 0) => STANDING_VERSION,
+        _ => BEGAN_VERSION,
+    };
+    out.push(version);
     out.extend_from_slice(&row.created_ms.to_be_bytes());
-    if !plain {
+    if version == BEGAN_VERSION {
+        out.extend_from_slice(&row.began.to_be_bytes());
+    }
+    if version != VERSION {
         put_standing(out, &row.standing);
     }
     out.extend_from_slice(row.profile.as_bytes());
@@ -260,8 +271,9 @@ fn put_standing(out: &mut Vec<u8>, standing: &Standing) {
 pub fn user(value: &[u8]) -> Result<UserRow, Malformed> {
     let (version, mut fields) = user_fields(value)?;
     let created_ms = fields.u64()?;
+    let began = if version == BEGAN_VERSION { fields.u64()? } else { 0 };
     let mut standing = Standing::default();
-    if version == STANDING_VERSION {
+    if version != VERSION {
         let [flags] = *fields.take()?;
         if flags > 0b11 {
             return Err(Malformed("a user has flags of a later version"));
@@ -272,12 +284,14 @@ pub fn user(value: &[u8]) -> Result<UserRow, Malformed> {
             standing.ban = Some(Ban { until_ms: fields.u64()?, reason: fields.text()? });
         }
     }
-    Ok(UserRow { created_ms, profile: fields.rest_text()?, standing })
+    Ok(UserRow { created_ms, profile: fields.rest_text()?, standing, began })
 }
 
 fn user_fields(value: &[u8]) -> Result<(u8, Fields<'_>), Malformed> {
     match value.split_first() {
-        Some((&STANDING_VERSION, rest)) => Ok((STANDING_VERSION, Fields { rest })),
+        Some((&version @ (STANDING_VERSION | BEGAN_VERSION), rest)) => {
+            Ok((version, Fields { rest }))
+        }
         _ => Ok((VERSION, Fields::of(value)?)),
     }
 }
@@ -288,7 +302,11 @@ pub fn user_exists(value: &[u8]) -> Result<bool, Malformed> {
     if version == VERSION {
         return Ok(true);
     }
-    let (_created_ms, _flags) = (fields.u64()?, fields.take::<1>()?);
+    let _created_ms = fields.u64()?;
+    if version == BEGAN_VERSION {
+        fields.u64()?;
+    }
+    let _flags = fields.take::<1>()?;
     Ok(fields.u64()? == 0)
 }
 
@@ -516,6 +534,7 @@ impl<'a> Fields<'a> {
         const PRIVATE: u8 = ConvKind::Private as u8;
         const GROUP: u8 = ConvKind::Group as u8;
         const NOTICE: u8 = ConvKind::Notice as u8;
+        const BROADCAST: u8 = ConvKind::Broadcast as u8;
         Ok(match *self.take::<1>()? {
             [PRIVATE] => {
                 let (low, high) = (self.user()?, self.user()?);
@@ -526,6 +545,7 @@ impl<'a> Fields<'a> {
             }
             [GROUP] => Conversation::Group(self.group()?),
             [NOTICE] => Conversation::Notice(self.user()?),
+            [BROADCAST] => Conversation::Broadcast,
             _ => return Err(Malformed("a conversation of a kind that this version does not know")),
         })
     }
@@ -615,6 +635,8 @@ mod tests {
         check(&name, |out| put_conversation(out, &name), conversation, b"\x01\x02team\0");
         let name = Conversation::Notice(ann.clone());
         check(&name, |out| put_conversation(out, &name), conversation, b"\x01\x03ann\0");
+        let name = Conversation::Broadcast;
+        check(&name, |out| put_conversation(out, &name), conversation, b"\x01\x04");
 
         let row = GroupRow {
             created_ms: 6,
@@ -665,7 +687,7 @@ mod tests {
     fn a_user_has_a_standing_where_there_is_one() {
         let ban = Ban { until_ms: 9, reason: "r".into() };
         let standing = Standing { hidden: true, ban: Some(ban), cancelled_ms: 0 };
-        let mut row = UserRow { created_ms: 6, profile: "{}".into(), standing };
+        let mut row = UserRow { created_ms: 6, profile: "{}".into(), standing, began: 0 };
         let bytes = [&[2][..], &u64s(&[6]), &[3], &u64s(&[0, 9]), b"\0\x01r{}"].concat();
         let mut out = vec![];
         put_user(&mut out, &row);
@@ -678,7 +700,20 @@ mod tests {
         for end in 0..out.len() {
             assert_ne!(user(&out[..end]).as_ref(), Ok(&row), "cut at {end}");
         }
-        assert!(user_exists(b"\x03").is_err(), "of a later version");
+        assert!(user_exists(b"\x04").is_err(), "of a later version");
+    }
+
+    #[test]
+    fn a_user_made_after_a_notice_to_everybody_begins_behind_it() {
+        let standing = Standing { hidden: true, ..Standing::default() };
+        let mut row = UserRow { created_ms: 6, profile: "{}".into(), standing, began: 7 };
+        let bytes = [&[3][..], &u64s(&[6, 7]), &[1], &u64s(&[0]), b"{}"].concat();
+        check(&row, |out| put_user(out, &row), user, &bytes);
+        assert_eq!(user_exists(&bytes), Ok(true));
+        row.standing = Standing { cancelled_ms: 5, ..Standing::default() };
+        let mut out = vec![];
+        put_user(&mut out, &row);
+        assert_eq!((user(&out).as_ref(), user_exists(&out)), (Ok(&row), Ok(false)));
     }
 
     #[test]

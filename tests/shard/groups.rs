@@ -382,6 +382,39 @@ fn unacknowledged_group_messages_are_sent_again_at_their_times() {
     assert!(at.iter().zip(wanted).all(|(&ms, wanted)| near(ms, wanted)), "{at:?}");
 }
 
+/// News of one group must not pass a device by while it waits for another group's head.
+#[test]
+fn news_that_come_while_another_group_is_looked_for_are_not_passed() {
+    let mut world = World::new(2);
+    // Both users and one group on a shard, the other group on the other.
+    let here = world.home("alice");
+    let on = |world: &World, shard, n| {
+        let mut ids = (0..).map(|n| format!("u{n}")).filter(|id| world.home(id) == shard);
+        ids.nth(n).expect("there are more")
+    };
+    let (bob, near, far) = (on(&world, here, 0), on(&world, here, 0), on(&world, 1 - here, 0));
+    let later = on(&world, here, 1);
+    found(&mut world, &near, &["alice", &bob]);
+    found(&mut world, &far, &[&bob]);
+    found(&mut world, &later, &["alice"]);
+    let (alice, conn) = (world.connect("alice", "a"), world.connect(&bob, "b"));
+    world.send_group(alice, &xid(0), &near, "zero");
+    assert_eq!(got(&mut world, conn, "b"), ["zero"]);
+    world.disconnect(conn);
+    world.carries = false;
+    let conn = world.connect(&bob, "b");
+    world.send_group(alice, &xid(1), &near, "one");
+    add(&mut world, &later, &[&bob]);
+    world.send_group(alice, &xid(3), &later, "a new one");
+    assert_eq!(got(&mut world, conn, "b"), Vec::<String>::new(), "the other head is under way");
+    world.carries = true;
+    world.settle();
+    world.send_group(alice, &xid(2), &near, "two");
+    let all = got(&mut world, conn, "b");
+    let of = |texts: &[&str]| all.iter().filter(|text| texts.contains(&text.as_str())).count();
+    assert_eq!((all.len(), of(&["one", "two"]), of(&["a new one"])), (3, 2, 1), "{all:?}");
+}
+
 #[test]
 fn what_one_request_learns_of_a_member_is_enough_for_the_next() {
     let mut world = World::new(1);

@@ -372,7 +372,7 @@ fn a_business_notice_is_delivered_until_acknowledged_and_stored_once_under_its_i
     let notice = |id: &str| {
         let [stream, kind, title, content] = ["s", "shipped", "", r#"{"no":7}"#].map(str::to_owned);
         let mut encoded = Vec::new();
-        Happened::Noticed { stream, kind, title, content }.encode(&mut encoded);
+        Happened::Noticed { stream, kind, title, content, data: None }.encode(&mut encoded);
         let notice = Box::new(NoticeOperation { id: id.into(), content: encoded.into() });
         Operation::Notice { user: user("bob"), notice }
     };

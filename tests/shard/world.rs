@@ -65,6 +65,12 @@ pub struct World {
     pub carries: bool,
     /// Questions for what is scheduled are not answered, whoever answers the others.
     pub holds_schedules: bool,
+    /// Passes over members go on by themselves; else only with time.
+    pub passes: bool,
+    /// What is asked of the log, while somebody wants to know.
+    pub asked: Option<Vec<Load>>,
+    /// The most bytes that one turn has written to connections.
+    pub most_written: usize,
 }
 
 impl World {
@@ -166,6 +172,9 @@ impl World {
             answers_loads: true,
             carries: true,
             holds_schedules: false,
+            passes: true,
+            asked: None,
+            most_written: 0,
         }
     }
 
@@ -181,6 +190,19 @@ impl World {
     /// Scheduled messages that the shards hold.
     pub fn due(&self) -> usize {
         self.threads.iter().map(|thread| thread.shard.gauges().due).sum()
+    }
+
+    /// The same, and nothing that shards say to each other arrives.
+    pub fn crash_deaf(self, shards: u16) -> World {
+        let log = self.log.crash_image(self.log.durable());
+        let mut world = World::idle(log, shards, self.now, |_| ());
+        world.carries = false;
+        world.advance_ms(0);
+        world
+    }
+
+    pub fn secret(&self) -> u64 {
+        SEED.secret
     }
 
     pub fn shards(&self) -> u16 {
@@ -238,6 +260,11 @@ impl World {
     /// Answers that came after [`World::ask`] had returned, in order of the questions.
     pub fn late_answers(&mut self) -> Vec<Answer> {
         std::mem::take(&mut self.answers).into_values().collect()
+    }
+
+    /// The answer to what was asked last, if it has come since.
+    pub fn answer(&mut self) -> Option<Answer> {
+        self.answers.remove(&ControlId(self.next_control))
     }
 
     pub fn group(&mut self, group: &str, operation: GroupOperation) -> Answer {
@@ -356,7 +383,7 @@ impl World {
                 idle &= !self.end_turn(shard);
                 idle &= !(self.commits && self.commit(shard));
                 idle &= !(self.answers_loads && self.answer_load(shard));
-                if self.threads[shard].shard.has_work() {
+                if self.passes && self.threads[shard].shard.has_work() {
                     self.input(shard, Input::Tick);
                     idle = false;
                 }
@@ -417,6 +444,9 @@ impl World {
         let Some(at) = loads.iter().position(|(_, load)| !held(load)) else { return false };
         let (id, load) = loads.remove(at).expect("found above");
         let loaded = self.log.load(&load).expect("the fake does not fail");
+        if let Some(asked) = &mut self.asked {
+            asked.push(load);
+        }
         self.input(shard, Input::Loaded { id, loaded });
         true
     }
@@ -443,6 +473,8 @@ impl World {
     }
 
     fn perform(&mut self, shard: usize, outputs: &mut Outputs) {
+        let written = outputs.writes.iter().map(|write| write.range.len()).sum();
+        self.most_written = self.most_written.max(written);
         for write in outputs.writes.iter().chain(&outputs.signals) {
             let range = write.range.start as usize..write.range.end as usize;
             let bytes = &outputs.arena[range];

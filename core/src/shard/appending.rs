@@ -8,13 +8,13 @@ use crate::dialect::imboy;
 use crate::error::Refusal;
 use crate::event::{Answer, ControlId, Deliver, Effects, Entry, MessageEntry, Routed, Stored};
 use crate::happened::Happened;
-use crate::ids::{DedupKey, DeviceId, Dialect, MessageId, UserId};
+use crate::ids::{Conversation, DedupKey, DeviceId, Dialect, MessageId, UserId};
 use crate::owed::Owed;
 use crate::record::{Kind, Record};
 use crate::shard::Shard;
 use crate::shard::conversations::Target;
 use crate::shard::debts::Bill;
-use crate::shard::groups::event;
+use crate::shard::groups::{Subscribers, event};
 
 /// A record that is to be appended. Who it is by and where are the caller's business.
 pub(crate) struct Draft<'a> {
@@ -153,24 +153,26 @@ impl Shard {
             Some(stored) => Answer::Stored(stored),
             None if !conv.exists[0] => Answer::NoSuchUser,
             None => self
-                .append_notice(index, "", &notice.content, dedup, effects)
+                .append_notice(index, "", &notice.id, &notice.content, dedup, effects)
                 .map_or(Answer::Refused(Refusal::TryAgain), Answer::Stored),
         };
-        let turn = self.conversations.slab[index as usize].turn;
-        self.out(effects, turn).answers.push((id, answer));
+        let conv = &self.conversations.slab[index as usize];
+        let (key, turn) = (conv.key, conv.turn);
+        self.answer_notice(key, id, answer, turn, effects);
     }
 
-    /// Appends an event to a user's notices and delivers it. `None`: try again.
+    /// Appends an event to a user's notices, or everybody's, and delivers it. `None`: try again.
     fn append_notice(
         &mut self,
         index: u32,
         by: &str,
+        client_id: &str,
         content: &[u8],
         dedup: Option<DedupKey>,
         effects: &mut Effects,
     ) -> Option<Stored> {
         let device = no_device();
-        let draft = Draft { dedup, ..event(content, by, &device) };
+        let draft = Draft { client_id, dedup, ..event(content, by, &device) };
         let stored = self.append(index, &draft, effects)?;
         self.put_marks(index, None, stored.seq, effects);
         self.spread(index, &draft, stored, None, None, effects);
@@ -195,7 +197,9 @@ impl Shard {
                 // Who does not exist any more needs not be told.
                 known.is_some()
                     || !conv.exists[0]
-                    || self.append_notice(index, cause.as_str(), &content, dedup, effects).is_some()
+                    || self
+                        .append_notice(index, cause.as_str(), "", &content, dedup, effects)
+                        .is_some()
             }
             Owed::Part { user, .. } => self.part(index, &user, effects),
             Owed::Leave { user, heir, .. } => self.leave(index, &user, heir, effects),
@@ -292,8 +296,8 @@ impl Shard {
     }
 
     /// Brings a record to whom it concerns, once the open turn is durable: to the homes of the
-    /// marked users but `passes`, or to the shards that have subscribed to the group. `body` is
-    /// the content where it can be shared.
+    /// marked users but `passes`, or to the shards that have subscribed to the group, or to all.
+    /// `body` is the content where it can be shared.
     pub(crate) fn spread(
         &mut self,
         index: u32,
@@ -316,12 +320,17 @@ impl Shard {
             client_id: CompactString::new(draft.client_id),
             content: body.cloned().unwrap_or_else(|| Bytes::copy_from_slice(draft.content)),
         };
-        if let Some(group) = &conv.group {
-            if group.subscribers.is_empty() {
+        let subscribers = match (&conv.group, &conv.conversation) {
+            (Some(group), _) => Some(group.subscribers.clone()),
+            (None, Some(Conversation::Broadcast)) => Some(Subscribers::all(self.config.shards)),
+            (None, _) => None,
+        };
+        if let Some(subscribers) = subscribers {
+            if subscribers.is_empty() {
                 return;
             }
             let deliver = deliver();
-            for to in group.subscribers.clone().iter() {
+            for to in subscribers.iter() {
                 let deliver = Box::new(deliver.clone());
                 if to == self.config.shard {
                     self.route_later(to, Routed::GroupDeliver(deliver), turn, effects);

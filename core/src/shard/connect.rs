@@ -9,13 +9,14 @@ use crate::event::{
     MembershipLoaded, MembershipRow, OPEN, Operation, Outputs, Position, Routed, UserLoaded,
     UserRow, Write,
 };
-use crate::ids::{ConnId, ConvKey, Conversation, DeviceId, GroupId, UserId};
+use crate::ids::{ConnId, ConvKey, Conversation, DeviceId, UserId};
 use crate::limits::{
     CATCH_UPS_MAX, DEVICE_FORGOTTEN_MS, DEVICE_SEEN_MS, INBOX_PAGE, MEMBERSHIPS_PAGE,
     USER_CONNECTIONS_MAX, USER_DEVICES_MAX,
 };
 use crate::relations::PrivatePolicy;
 use crate::session::{Hello, Login, LoginFault};
+use crate::shard::fanout::Audience;
 use crate::shard::sessions::State;
 use crate::shard::users::{Cursor, Device, Live, UserRef, Waiter};
 use crate::shard::{Shard, Waiting};
@@ -55,6 +56,7 @@ impl Shard {
             Operation::Group { .. }
             | Operation::Relation(_)
             | Operation::Notice { .. }
+            | Operation::NoticeToAll { .. }
             | Operation::Post(_)
             | Operation::Find { .. } => {
                 return self.elsewhere(id, operation, effects);
@@ -76,6 +78,7 @@ impl Shard {
             }
             Operation::Relation(operation) => self.relation(id, *operation, effects),
             Operation::Notice { user, notice } => self.notice(id, &user, notice, effects),
+            Operation::NoticeToAll { notice } => self.notice_to_all(id, notice, effects),
             Operation::PutUser { .. }
             | Operation::GetUser { .. }
             | Operation::Friends { .. }
@@ -120,7 +123,10 @@ impl Shard {
         self.serve_waiters(user, effects);
     }
 
-    fn serve_waiters(&mut self, user: UserRef, effects: &mut Effects) {
+    pub(crate) fn serve_waiters(&mut self, user: UserRef, effects: &mut Effects) {
+        if !self.serves(user) {
+            return;
+        }
         while let Some(owner) = self.users.get_mut(user)
             && let Some(waiter) = owner.waiting.pop_front()
         {
@@ -145,7 +151,7 @@ impl Shard {
         operation: Operation,
         effects: &mut Effects,
     ) {
-        let wall_ms = self.now.wall_ms;
+        let (wall_ms, beginning) = (self.now.wall_ms, self.beginning());
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         let cancelled = owner.row.as_ref().is_some_and(|row| row.standing.cancelled_ms > 0);
         let answer = match operation {
@@ -173,7 +179,7 @@ impl Shard {
                 let created = owner.row.is_none();
                 let row = owner.row.get_or_insert_default();
                 if created {
-                    row.created_ms = wall_ms;
+                    (row.created_ms, row.began) = (wall_ms, beginning);
                 }
                 row.profile = profile;
                 let row = row.clone();
@@ -191,6 +197,7 @@ impl Shard {
             Operation::Group { .. }
             | Operation::Relation(_)
             | Operation::Notice { .. }
+            | Operation::NoticeToAll { .. }
             | Operation::Post(_)
             | Operation::Find { .. } => {
                 unreachable!("it needs no user")
@@ -206,7 +213,7 @@ impl Shard {
         let Ok(Login { device, expires_ms, client, .. }) = login else {
             unreachable!("only a login is brought to a user")
         };
-        let wall_ms = self.now.wall_ms;
+        let (wall_ms, began) = (self.now.wall_ms, self.beginning());
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         let refused = match &owner.row {
             Some(row) => row.standing.refuses(wall_ms),
@@ -223,7 +230,7 @@ impl Shard {
         }
         if owner.row.is_none() {
             let profile = "{}".to_owned();
-            let row = UserRow { created_ms: wall_ms, profile, ..UserRow::default() };
+            let row = UserRow { created_ms: wall_ms, profile, began, ..UserRow::default() };
             owner.row = Some(row.clone());
             owner.turn = effects.turn;
             effects.entries.push(Entry::User { user: owner.id.clone(), row });
@@ -489,7 +496,7 @@ impl Shard {
         device.live.as_deref_mut().filter(|live| live.epoch == epoch)
     }
 
-    fn live_now(&mut self, user: UserRef, device: u32) -> Option<&mut Live> {
+    pub(crate) fn live_now(&mut self, user: UserRef, device: u32) -> Option<&mut Live> {
         self.users.get_mut(user)?.devices.get_mut(device as usize)?.live.as_deref_mut()
     }
 
@@ -645,7 +652,8 @@ impl Shard {
             // Its place is its seat's.
             return;
         }
-        self.begin_reading(user, device, key, position, head, Some(&row.group));
+        let audience = Audience::Group(row.group.clone());
+        self.begin_reading(user, device, key, position, head, Some(&audience));
     }
 
     /// A membership that has ended, of which this device has everything: when all have, it can be
@@ -678,7 +686,26 @@ impl Shard {
         if !catch_up.loading || !catch_up.memberships_read || !catch_up.unplaced.is_empty() {
             return;
         }
-        catch_up.placed = Vec::new();
+        if !self.asks_for_everybody(user, device, epoch, effects) {
+            self.loading_ended(user, device, epoch, &[], effects);
+        }
+    }
+
+    /// The device also knows where it stands among everybody: nothing is left to look at.
+    pub(crate) fn loading_ended(
+        &mut self,
+        user: UserRef,
+        device: u32,
+        epoch: u32,
+        everybody: &[(DeviceId, Position)],
+        effects: &mut Effects,
+    ) {
+        if self.live(user, device, epoch).is_none() {
+            return;
+        }
+        self.place_among_everybody(user, device, everybody, effects);
+        let Some(live) = self.live(user, device, epoch) else { return };
+        live.catch_up.placed = Vec::new();
         self.take_early(user, device, effects);
         let owner = self.users.get_mut(user).expect("it has a live device");
         if !owner.is_reading_memberships() {
@@ -697,11 +724,7 @@ impl Shard {
         self.begin_reading(user, device, key, position, head, None);
         if notices && let Some(live) = self.live_now(user, device) {
             // They are pushed before anything else; nothing has been pushed yet.
-            for list in [&mut live.catch_up.paced, &mut live.behind] {
-                if list.back() == Some(&key) {
-                    list.rotate_right(1);
-                }
-            }
+            live.put_first(key);
         }
         self.arm_settle(user, key);
     }
@@ -713,7 +736,7 @@ impl Shard {
         clippy::too_many_arguments,
         reason = "a conversation, a device of it, and what is known"
     )]
-    fn start(
+    pub(crate) fn start(
         &mut self,
         user: UserRef,
         device: u32,
@@ -767,14 +790,14 @@ impl Shard {
     }
 
     /// A device goes on from a position, up to the head that is known.
-    fn begin_reading(
+    pub(crate) fn begin_reading(
         &mut self,
         user: UserRef,
         device: u32,
         key: ConvKey,
         position: Position,
         head: u64,
-        group: Option<&GroupId>,
+        audience: Option<&Audience>,
     ) {
         let now_ms = self.now_ms();
         let owner = self.users.get_mut(user).expect("it has a live device");
@@ -784,8 +807,8 @@ impl Shard {
         let inbox = owner.inbox.entry(key).or_default();
         inbox.head = inbox.head.max(head);
         inbox.changed_ms = now_ms;
-        if inbox.group.is_none() {
-            inbox.group = group.cloned();
+        if inbox.audience.is_none() {
+            inbox.audience = audience.cloned();
         }
         if inbox.cursor(device).is_some() {
             return;

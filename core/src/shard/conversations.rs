@@ -11,7 +11,7 @@ use crate::command::{Command, GroupOperation, NoticeOperation};
 use crate::error::Refusal;
 use crate::event::{ControlId, ConversationLoaded, Effects, Entry, Load, Routed, Stored, UserRow};
 use crate::hash::Hashing;
-use crate::ids::{ConvKey, Conversation, DedupKey, UserId};
+use crate::ids::{ConvKey, Conversation, DedupKey, ShardId, UserId};
 use crate::limits::{CONVERSATION_WAITERS_MAX, CONVERSATIONS_MAX};
 use crate::record::Page;
 use crate::relations::{PrivatePolicy, RelationOperation, RelationRow};
@@ -121,12 +121,14 @@ pub(crate) enum Request {
     Group(ControlId, GroupOperation),
     /// By the control plane, about a pair of users.
     Relation(ControlId, Box<RelationOperation>),
-    /// By the control plane, for a user's notices.
+    /// By the control plane, for a user's notices or everybody's.
     Notice(ControlId, Box<NoticeOperation>),
     /// By another home, which owes it.
     Owed(Bill),
     /// By a user's home: all the user's devices have everything up to this seq of the group.
     Seen(UserId, u64),
+    /// By a shard that starts: it must know the head of the notices to everybody. One from each.
+    Subscribe(ShardId),
 }
 
 impl Request {
@@ -196,6 +198,10 @@ impl Conv {
         (self.marks, self.exists, self.relations) = (marks, exists, relations);
         if let Some(Conversation::Group(_)) = self.conversation {
             self.group.get_or_insert_default().row = group;
+        }
+        if self.conversation == Some(Conversation::Broadcast) {
+            // There is always everybody.
+            self.exists = [true; 2];
         }
         self.loaded = true;
     }

@@ -1,5 +1,5 @@
 //! Groups where their members are: which connected users of this shard are in a group, and how
-//! its news reaches them.
+//! its news reaches them. Notices to everybody reach their users in the same way (`everybody.rs`).
 //!
 //! A record comes once to the shard, whatever the number of members. The members are then visited
 //! in slices, and each device gets everything from its position to the head in one write: a busy
@@ -18,7 +18,8 @@ use crate::happened::Happened;
 use crate::hash::Hashing;
 use crate::ids::{ConvKey, Conversation, DeviceId, Dialect, GroupId, UserId};
 use crate::limits::{
-    CURSOR_RANGES_PULL, FANOUT_BUDGET, FANOUT_BYTES_MAX, FANOUT_RECORDS_MAX, FANOUT_TURN_BUDGET,
+    CURSOR_RANGES_PULL, FANOUT_BUDGET, FANOUT_BYTES_MAX, FANOUT_RECORDS_MAX, FANOUT_SEAT_BYTES,
+    FANOUT_TURN_BUDGET,
 };
 use crate::record::Kind;
 use crate::shard::Shard;
@@ -34,12 +35,38 @@ pub(crate) struct LocalGroups {
     busy: VecDeque<u32>,
 }
 
-/// A group with connected members here.
+/// Whose conversation it is that comes to a shard once, whatever the number of members there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Audience {
+    /// A group's.
+    Group(GroupId),
+    /// [`Conversation::Broadcast`].
+    Everybody,
+}
+
+impl Audience {
+    fn conversation(&self) -> Conversation {
+        match self {
+            Audience::Group(group) => Conversation::Group(group.clone()),
+            Audience::Everybody => Conversation::Broadcast,
+        }
+    }
+
+    /// What its frames show of it.
+    pub(crate) fn place(&self) -> Place<'_> {
+        match self {
+            Audience::Group(group) => Place::Group(group),
+            Audience::Everybody => Place::User,
+        }
+    }
+}
+
+/// A group with connected members here, or everybody.
 #[derive(Debug)]
 struct LocalGroup {
     key: ConvKey,
-    group: GroupId,
-    /// The members.
+    audience: Audience,
+    /// The members. Nobody's are needed among everybody: there a user's seat is his place in memory.
     seats: Vec<UserRef>,
     /// The home has answered: `head` is true, and what comes behind it comes here.
     subscribed: bool,
@@ -80,6 +107,12 @@ impl LocalGroups {
 
     fn find(&self, key: ConvKey) -> Option<u32> {
         self.by_key.get(&key).copied()
+    }
+
+    /// The last record that is known here, if the home has answered.
+    pub(crate) fn head(&self, key: ConvKey) -> Option<u64> {
+        let local = &self.slab[self.find(key)? as usize];
+        local.subscribed.then_some(local.head)
     }
 }
 
@@ -127,32 +160,40 @@ impl Shard {
     pub(crate) fn sit(&mut self, user: UserRef, group: &GroupId, effects: &mut Effects) -> u32 {
         let key = Conversation::Group(group.clone()).key(self.config.secret);
         let found = self.groups.find(key);
-        let index = found.unwrap_or_else(|| {
-            let index = self.groups.slab.insert(LocalGroup {
-                key,
-                group: group.clone(),
-                seats: Vec::new(),
-                subscribed: false,
-                waiting: Vec::new(),
-                head: 0,
-                done: 0,
-                pass: None,
-                recent: VecDeque::new(),
-                recent_bytes: 0,
-            }) as u32;
-            self.groups.by_key.insert(key, index);
-            index
-        });
+        let index = found
+            .unwrap_or_else(|| self.subscribe_to(key, Audience::Group(group.clone()), effects));
         let owner = self.users.get_mut(user).expect("who sits down is in memory");
         if !owner.seats.iter().any(|seat| seat.group == index) {
             let local = &mut self.groups.slab[index as usize];
             owner.seats.push(Seat { group: index, seat: local.seats.len() as u32 });
             local.seats.push(user);
         }
-        if found.is_none() {
-            let subscribe = Routed::Subscribe { from: self.config.shard, group: group.clone() };
-            self.route(key.slot.shard(self.config.shards), subscribe, 0, effects);
-        }
+        index
+    }
+
+    /// From now on the conversation's records come here.
+    pub(crate) fn subscribe_to(
+        &mut self,
+        key: ConvKey,
+        audience: Audience,
+        effects: &mut Effects,
+    ) -> u32 {
+        let conversation = audience.conversation();
+        let index = self.groups.slab.insert(LocalGroup {
+            key,
+            audience,
+            seats: Vec::new(),
+            subscribed: false,
+            waiting: Vec::new(),
+            head: 0,
+            done: 0,
+            pass: None,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+        }) as u32;
+        self.groups.by_key.insert(key, index);
+        let subscribe = Routed::Subscribe { from: self.config.shard, conversation };
+        self.route(key.slot.shard(self.config.shards), subscribe, 0, effects);
         index
     }
 
@@ -202,7 +243,7 @@ impl Shard {
         let local = &mut self.groups.slab[index as usize];
         if local.subscribed {
             // The answer to an earlier subscription has come late and was taken for this one's.
-            return self.group_head(key, head);
+            return self.group_head(key, head, effects);
         }
         local.subscribed = true;
         (local.head, local.done) = (local.head.max(head), head);
@@ -210,10 +251,11 @@ impl Shard {
             self.place_waiting(user, device, epoch, key, effects);
         }
         self.begin_pass(index);
+        self.heard_of(key, effects);
     }
 
     /// Records up to `head` are in the log; those between were not sent.
-    pub(crate) fn group_head(&mut self, key: ConvKey, head: u64) {
+    pub(crate) fn group_head(&mut self, key: ConvKey, head: u64, effects: &mut Effects) {
         let Some(index) = self.groups.find(key) else { return };
         let local = &mut self.groups.slab[index as usize];
         if head > local.head {
@@ -221,18 +263,21 @@ impl Shard {
             local.recent.clear();
             local.recent_bytes = 0;
             self.begin_pass(index);
+            self.heard_of(key, effects);
         }
     }
 
     /// A durable record of a group.
-    pub(crate) fn group_deliver(&mut self, deliver: Box<Deliver>) {
-        let Some(index) = self.groups.find(deliver.conversation) else { return };
+    pub(crate) fn group_deliver(&mut self, deliver: Box<Deliver>, effects: &mut Effects) {
+        let key = deliver.conversation;
+        let Some(index) = self.groups.find(key) else { return };
         let local = &mut self.groups.slab[index as usize];
         // What was sent for an earlier subscription is covered by the answer to this one.
         if local.subscribed && deliver.stored.seq > local.head {
             local.forget_revoked(&deliver);
             local.push(deliver);
             self.begin_pass(index);
+            self.heard_of(key, effects);
         }
     }
 
@@ -282,12 +327,17 @@ impl Shard {
         self.sit(user, group, effects);
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         for (index, device) in owner.devices.iter_mut().enumerate() {
-            let Some(live) = &device.live else { continue };
-            if live.catch_up.loading {
+            let Some(live) = &mut device.live else { continue };
+            let catch_up = &mut live.catch_up;
+            if catch_up.loading && catch_up.memberships_read && !catch_up.placed.contains(&key) {
+                // All that was read is older.
+                catch_up.placed.push(key);
+            }
+            if !catch_up.has_placed(key) {
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
-            inbox.group.get_or_insert_with(|| group.clone());
+            inbox.audience.get_or_insert_with(|| Audience::Group(group.clone()));
             let head = inbox.head;
             match inbox.cursor(index as u32) {
                 // What lies between leaving and coming back is not for this user.
@@ -309,16 +359,16 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         let Some(&seat) = owner.seats.iter().find(|seat| seat.group == group) else { return };
         let local = &self.groups.slab[group as usize];
-        let (has, name) = (local.position(seat.seat), local.group.clone());
+        let (has, audience) = (local.position(seat.seat), local.audience.clone());
         let devices = owner.devices.len() as u32;
         for index in 0..devices {
             let owner = self.users.get_mut(user).expect("looked up above");
             let Some(live) = &mut owner.devices[index as usize].live else { continue };
-            if live.catch_up.loading {
+            if !live.catch_up.has_placed(key) {
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
-            inbox.group.get_or_insert_with(|| name.clone());
+            inbox.audience.get_or_insert_with(|| audience.clone());
             inbox.head = inbox.head.max(seq);
             let cursor = inbox.at(index, has);
             if cursor.sent < seq && !cursor.behind && !cursor.is_paced() {
@@ -333,9 +383,32 @@ impl Shard {
     /// What a device without a cursor has of a group, and what the group has.
     pub(crate) fn seat_position(&self, user: UserRef, key: ConvKey) -> Option<(u64, u64)> {
         let group = self.groups.find(key)?;
-        let seat = self.users.get(user)?.seats.iter().find(|seat| seat.group == group)?;
         let local = &self.groups.slab[group as usize];
-        Some((local.position(seat.seat), local.head))
+        let seat = match local.audience {
+            Audience::Everybody => user.seat(),
+            Audience::Group(_) => {
+                self.users.get(user)?.seats.iter().find(|seat| seat.group == group)?.seat
+            }
+        };
+        Some((local.position(seat), local.head))
+    }
+
+    /// How many seats there are, taken or not.
+    fn seats(&self, group: u32) -> usize {
+        let local = &self.groups.slab[group as usize];
+        match local.audience {
+            Audience::Everybody => self.users.seats(),
+            Audience::Group(_) => local.seats.len(),
+        }
+    }
+
+    /// Who has this seat.
+    fn on_seat(&self, group: u32, seat: usize) -> Option<UserRef> {
+        let local = &self.groups.slab[group as usize];
+        match local.audience {
+            Audience::Everybody => self.users.on_seat(seat),
+            Audience::Group(_) => local.seats.get(seat).copied(),
+        }
     }
 
     /// Whether the group's head is known; if not, the device is placed when it is.
@@ -364,8 +437,9 @@ impl Shard {
         }
     }
 
-    /// Visits the next seats of a group; how many. The group goes to the end of the queue, or out
-    /// of it when its pass is over.
+    /// Visits the next seats of a group; how much of the budget that took: one for a seat, or for
+    /// each [`FANOUT_SEAT_BYTES`] of frames. The group goes to the end of the queue, or out of it
+    /// when its pass is over.
     fn visit(&mut self, index: u32, budget: usize, effects: &mut Effects) -> usize {
         let (now_ms, durable) = (self.now_ms(), self.durable);
         // Taken out, so that members can be looked at: nothing of it is used meanwhile.
@@ -373,22 +447,25 @@ impl Shard {
         let mut pass = local.pass.expect("a busy group has a pass");
         let from = local.done;
         let key = local.key;
-        let group = local.group.clone();
+        let audience = local.audience.clone();
         let recent = std::mem::take(&mut local.recent);
-        let news = News { key, group: &group, from, to: pass.to, recent: &recent };
+        let news = News { key, audience: &audience, from, to: pass.to, recent: &recent };
         let mut visit = Visit { news, now_ms, durable, frames: Frames::default() };
         let mut behind = Vec::new();
-        let mut visited = 0;
-        while visited < budget {
-            let local = &self.groups.slab[index as usize];
-            let Some(&user) = local.seats.get(pass.next) else { break };
-            self.serve(user, &mut visit, &mut behind, effects);
+        let made = |effects: &Effects| effects.now.arena.len() + effects.held.arena.len();
+        let (seats, before) = (self.seats(index), made(effects));
+        let (mut visited, mut spent) = (0, 0);
+        while spent < budget && pass.next < seats {
+            if let Some(user) = self.on_seat(index, pass.next) {
+                self.serve(user, &mut visit, &mut behind, effects);
+            }
             pass.next += 1;
             visited += 1;
+            spent = visited.max((made(effects) - before) / FANOUT_SEAT_BYTES);
         }
         let local = &mut self.groups.slab[index as usize];
         local.recent = recent;
-        if pass.next >= local.seats.len() {
+        if pass.next >= seats {
             local.done = pass.to;
             local.pass = None;
             if local.head > local.done {
@@ -401,7 +478,7 @@ impl Shard {
         for (user, device) in behind {
             self.pump(user, device, effects);
         }
-        visited
+        spent
     }
 
     /// Gives a member's devices what they can take of a group's news; the others read the log.
@@ -418,7 +495,7 @@ impl Shard {
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let index = index as u32;
             let Some(live) = &mut device.live else { continue };
-            if live.catch_up.loading {
+            if !live.catch_up.has_placed(key) {
                 continue;
             }
             let known = owner.inbox.get_mut(&key).and_then(|inbox| {
@@ -430,15 +507,17 @@ impl Shard {
             if cursor.is_paced() || cursor.behind || cursor.sent > to {
                 continue;
             }
-            let dialects = &self.config.dialects;
-            sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
+            if !live.catch_up.loading {
+                let dialects = &self.config.dialects;
+                sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
+            }
             let rests = cursor.sent == to && cursor.unacked == 0 && !cursor.dirty;
             if rests && !had_cursor {
                 // It has what its seat says.
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
-            inbox.group.get_or_insert_with(|| visit.news.group.clone());
+            inbox.audience.get_or_insert_with(|| visit.news.audience.clone());
             inbox.head = inbox.head.max(to);
             inbox.changed_ms = visit.now_ms;
             if cursor.sent < to {
@@ -480,7 +559,7 @@ impl Visit<'_> {
         cursor: &mut Cursor,
         effects: &mut Effects,
     ) -> bool {
-        let News { key, group, recent, .. } = self.news;
+        let News { key, audience, recent, .. } = self.news;
         let dialect = device.dialect;
         let echo = dialects.delivery(dialect).echo_to_own_devices;
         let mut sent_any = false;
@@ -498,7 +577,7 @@ impl Visit<'_> {
             let held = live.holds(self.durable, effects.turn);
             let outputs = if held { &mut effects.held } else { &mut effects.now };
             let encoded = self.frames.get(at, dialect, held).unwrap_or_else(|| {
-                let place = Place::Group(group);
+                let place = audience.place();
                 let encoded = encode(dialects, &record, to, place, dialect, held, outputs);
                 if encoded.shared {
                     self.frames.keep(at, encoded.clone());
@@ -516,7 +595,7 @@ impl Visit<'_> {
 #[derive(Clone, Copy)]
 struct News<'a> {
     key: ConvKey,
-    group: &'a GroupId,
+    audience: &'a Audience,
     /// What devices without a cursor have.
     from: u64,
     /// What all have afterwards, or know that they have not.

@@ -57,6 +57,12 @@ pub(crate) struct Subscribers {
 }
 
 impl Subscribers {
+    pub(crate) fn all(shards: u16) -> Subscribers {
+        let mut all = Subscribers::default();
+        (0..shards).for_each(|shard| all.insert(ShardId(shard)));
+        all
+    }
+
     pub(crate) fn insert(&mut self, shard: ShardId) {
         self.bits[usize::from(shard.0 / 64)] |= 1 << (shard.0 % 64);
     }
@@ -88,7 +94,7 @@ impl Group {
             }
             Request::Seen(user, _) => self.members.contains_key(user),
             Request::Owed(bill) => self.leaving(bill).all(|user| self.members.contains_key(user)),
-            Request::Relation(..) | Request::Notice(..) => true,
+            Request::Relation(..) | Request::Notice(..) | Request::Subscribe(_) => true,
             Request::Group(_, operation) => {
                 self.involved(operation).all(|user| self.members.contains_key(user))
             }
@@ -107,7 +113,7 @@ impl Group {
                 let unknown = self.leaving(bill);
                 unknown.filter(|user| !self.members.contains_key(*user)).cloned().collect()
             }
-            Request::Relation(..) | Request::Notice(..) => Vec::new(),
+            Request::Relation(..) | Request::Notice(..) | Request::Subscribe(_) => Vec::new(),
             Request::Group(_, operation) => {
                 let unknown = self.involved(operation);
                 unknown.filter(|user| !self.members.contains_key(*user)).cloned().collect()
@@ -576,10 +582,13 @@ impl Shard {
         Ok(stored)
     }
 
-    /// A shard wants the group's records from now on.
-    pub(crate) fn subscribe(&mut self, from: ShardId, group: GroupId, effects: &mut Effects) {
-        let name = Conversation::Group(group);
-        let index = self.conversation(name.key(self.config.secret), Some(&name), effects);
+    /// A shard wants the conversation's records from now on.
+    pub(crate) fn subscribe(&mut self, from: ShardId, name: &Conversation, effects: &mut Effects) {
+        let index = self.conversation(name.key(self.config.secret), Some(name), effects);
+        if *name == Conversation::Broadcast {
+            // Everything goes to every shard; it only has to know what came before.
+            return self.enqueue(index, Request::Subscribe(from), None, effects);
+        }
         let conv = &mut self.conversations.slab[index as usize];
         conv.group.get_or_insert_default().asked.push(from);
         if conv.loaded {

@@ -66,6 +66,7 @@ pub fn delivery_bytes(routed: &Routed) -> Option<u64> {
         | Routed::Subscribe { .. }
         | Routed::Unsubscribe { .. }
         | Routed::Subscribed { .. }
+        | Routed::Heard { .. }
         | Routed::Membership { .. } => None,
     }
 }

@@ -100,8 +100,8 @@ impl Shard {
         else {
             return;
         };
-        // A group has no mark to be deleted.
-        let rests = inbox.group.is_none() && inbox.rest().is_some();
+        // What comes here once for all has no mark to be deleted.
+        let rests = inbox.audience.is_none() && inbox.rest().is_some();
         if rests && inbox.settle_due_ms == 0 {
             inbox.settle_due_ms = now_ms + SETTLE_MS;
             let timer = Timer::Settle { user, conversation: key };

@@ -12,6 +12,7 @@ use crate::limits::{
 };
 use crate::record::{Page, Record};
 use crate::shard::delivery::{encode, is_shown, send};
+use crate::shard::fanout::Audience;
 use crate::shard::timers::Timer;
 use crate::shard::users::UserRef;
 use crate::shard::{Shard, Waiting};
@@ -134,8 +135,8 @@ impl Shard {
         let live = at.live.as_mut()?;
         let inbox = owner.inbox.get_mut(&key)?;
         inbox.changed_ms = now_ms;
-        let group = inbox.group.clone();
-        let place = group.as_ref().map_or(Place::User, Place::Group);
+        let audience = inbox.audience.clone();
+        let place = audience.as_ref().map_or(Place::User, Audience::place);
         let cursor = inbox.cursor(device)?;
         if record.seq <= cursor.sent {
             return Some(None);

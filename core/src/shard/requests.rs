@@ -301,6 +301,12 @@ impl Shard {
                     self.pay(index, bill, pending.dedup, pending.answer, effects);
                 }
                 Request::Seen(user, seq) => self.membership_seen(index, &user, seq, effects),
+                Request::Subscribe(from) => {
+                    let conv = &self.conversations.slab[index as usize];
+                    let (head, turn) = (conv.head, conv.turn);
+                    let news = Routed::Subscribed { conversation: key, head };
+                    self.route_later(from, news, turn, effects);
+                }
             }
             self.forget_members(index);
         }

@@ -16,7 +16,7 @@ use crate::limits::{CURSOR_RANGES_MAX, CURSOR_RANGES_PULL, WINDOW_BYTES, WINDOW_
 use crate::rate::Bucket;
 use crate::record::Page;
 use crate::session::Hello;
-use crate::shard::fanout::Seat;
+use crate::shard::fanout::{Audience, Seat};
 use crate::shard::presence::Told;
 use crate::shard::reads::Reads;
 
@@ -27,10 +27,19 @@ pub(crate) struct UserRef {
     generation: u32,
 }
 
+impl UserRef {
+    /// His seat among everybody: nobody else has it while he is in memory.
+    pub(crate) fn seat(self) -> u32 {
+        self.index
+    }
+}
+
 /// The users of this shard that are in use.
 #[derive(Debug, Default)]
 pub(crate) struct Users {
     slab: Slab<User>,
+    /// All indices that were ever used are below.
+    seats: usize,
     by_id: HashMap<UserId, UserRef, Hashing>,
     generation: u32,
 }
@@ -68,6 +77,7 @@ impl Users {
             turn: 0,
         };
         let index = self.slab.insert(user) as u32;
+        self.seats = self.seats.max(index as usize + 1);
         let at = UserRef { index, generation };
         let former = self.by_id.insert(id, at);
         assert!(former.is_none(), "a user is in memory once");
@@ -82,6 +92,17 @@ impl Users {
 
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    /// How many seats there are, taken or not.
+    pub(crate) fn seats(&self) -> usize {
+        self.seats
+    }
+
+    /// Who has this seat.
+    pub(crate) fn on_seat(&self, seat: usize) -> Option<UserRef> {
+        let user = self.slab.get(seat)?;
+        Some(UserRef { index: seat as u32, generation: user.generation })
     }
 }
 
@@ -128,6 +149,11 @@ impl User {
         let reads =
             |device: &Device| device.live.as_ref().is_some_and(|live| live.catch_up.loading);
         self.devices.iter().any(reads)
+    }
+
+    /// The last notice to everybody that is not for this user.
+    pub(crate) fn began(&self) -> u64 {
+        self.row.as_ref().map_or(0, |row| row.began)
     }
 
     /// Whether it may be forgotten once `turn` is durable.
@@ -206,6 +232,15 @@ pub(crate) struct CatchUp {
     pub(crate) placed: Vec<ConvKey>,
 }
 
+impl CatchUp {
+    /// Whether the device's place in this group is known. From then on it counts like any other
+    /// device there, but nothing is sent to it before the rest is known, too.
+    pub(crate) fn has_placed(&self, key: ConvKey) -> bool {
+        let waits = |membership: &MembershipLoaded| membership.conversation == key;
+        !self.loading || (self.placed.contains(&key) && !self.unplaced.iter().any(waits))
+    }
+}
+
 /// See [`CatchUp::early`]. `head` is 0 until it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Early {
@@ -279,6 +314,15 @@ impl Live {
             self.turn = open;
         }
         holds
+    }
+
+    /// A conversation that was put at the end of a list just now comes first.
+    pub(crate) fn put_first(&mut self, key: ConvKey) {
+        for list in [&mut self.catch_up.paced, &mut self.behind] {
+            if list.back() == Some(&key) {
+                list.rotate_right(1);
+            }
+        }
     }
 
     /// Whether one more message may be sent.
@@ -367,8 +411,8 @@ pub(crate) struct Inbox {
     pub(crate) settle_due_ms: u64,
     /// A cursor is dirty and this conversation is in the shard's list.
     pub(crate) listed: bool,
-    /// The group, where it is one: it has no marks, and a device at its head no cursor.
-    pub(crate) group: Option<GroupId>,
+    /// Where it comes to the shard once for all: it has no marks, and a device at its head no cursor.
+    pub(crate) audience: Option<Audience>,
 }
 
 impl Inbox {
@@ -401,7 +445,7 @@ impl Inbox {
 
     /// Where its records are, for their frames.
     pub(crate) fn place(&self) -> Place<'_> {
-        self.group.as_ref().map_or(Place::User, Place::Group)
+        self.audience.as_ref().map_or(Place::User, Audience::place)
     }
 
     /// The seq that everything here has been sent up to, if nothing is left to send or acknowledge.

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringpost_core::event::{Entry, Position, Stored};
-use ringpost_core::ids::{ConvKey, DedupKey, ShardId, Slot, UserId};
+use ringpost_core::ids::{ConvKey, Conversation, DedupKey, ShardId, Slot, UserId};
 use ringpost_core::limits::{DEDUP_KEPT_MS, ID_LEASE_S};
 use ringpost_core::record::Record;
 use ringpost_core::scheduled::DueKey;
@@ -132,7 +132,7 @@ impl Mend<'_> {
     /// nobody can be told about its messages any more, and they go too.
     fn follow_the_log(&mut self) -> Result<(), LogError> {
         let mut current = None;
-        let mut named = false;
+        let mut name = None;
         each(self.db, Family::Log, |key, value| {
             let (conv, seq) =
                 keys::parse_log(key).map_err(|why| malformed(Family::Log, key, why))?;
@@ -143,11 +143,11 @@ impl Mend<'_> {
                     let why = Malformed("a record is missing before this one");
                     return Err(malformed(Family::Log, key, why));
                 }
-                _ => named = self.has(Family::Rows, &keys::conversation(conv))?,
+                _ => name = self.name(conv)?,
             }
             current = Some((conv, seq));
-            if named {
-                self.index(conv, &record)?;
+            if let Some(name) = &name {
+                self.index(conv, name, &record)?;
             } else {
                 self.writer.batch.delete(Family::Log, key);
                 self.mended.nameless += 1;
@@ -157,7 +157,42 @@ impl Mend<'_> {
         self.writer.write()
     }
 
-    fn index(&mut self, conv: ConvKey, record: &Record<'_>) -> Result<(), LogError> {
+    /// A conversation's name. Everybody's is known, and made where it is lost.
+    fn name(&mut self, conv: ConvKey) -> Result<Option<Conversation>, LogError> {
+        let row = keys::conversation(conv);
+        let name = self.view.get(Family::Rows, &row, value::conversation)?;
+        if name.is_none() && conv == Conversation::Broadcast.key(self.secret) {
+            let conversation = Conversation::Broadcast;
+            self.writer.batch.entry(&Entry::Conversation { key: conv, conversation }, &[]);
+            return Ok(Some(Conversation::Broadcast));
+        }
+        Ok(name)
+    }
+
+    /// Where it is found when it comes again, if it was given an id.
+    fn dedup(&self, conv: ConvKey, name: &Conversation, record: &Record<'_>) -> Option<DedupKey> {
+        if record.client_id.is_empty() {
+            return None;
+        }
+        let notice = format!("notice:{}", record.client_id);
+        match (UserId::parse(record.sender), name) {
+            (Some(sender), _) => Some(DedupKey::new(conv, &sender, record.client_id, self.secret)),
+            (None, Conversation::Notice(user)) => {
+                Some(DedupKey::new(conv, user, &notice, self.secret))
+            }
+            (None, Conversation::Broadcast) => {
+                Some(DedupKey::of_nobody(conv, &notice, self.secret))
+            }
+            (None, _) => None,
+        }
+    }
+
+    fn index(
+        &mut self,
+        conv: ConvKey,
+        name: &Conversation,
+        record: &Record<'_>,
+    ) -> Result<(), LogError> {
         let (id, seq, time_ms) = (record.id, record.seq, record.time_ms);
         if !self.has(Family::Ids, &keys::id(id))? {
             let mut place = vec![];
@@ -165,11 +200,10 @@ impl Mend<'_> {
             self.writer.batch.put(Family::Ids, &keys::id(id), &place);
             self.mended.ids_made += 1;
         }
-        let sender = UserId::parse(record.sender).filter(|_| !record.client_id.is_empty());
-        if let Some(sender) = sender
+        if let Some(dedup) = self.dedup(conv, name, record)
             && time_ms.saturating_add(DEDUP_KEPT_MS) > u64::from(now_s()) * 1_000
         {
-            let key = keys::dedup(DedupKey::new(conv, &sender, record.client_id, self.secret));
+            let key = keys::dedup(dedup);
             if !self.has(Family::Dedup, &key)? {
                 let mut stored = vec![];
                 value::put_stored(&mut stored, Stored { id, seq, time_ms });
@@ -226,9 +260,11 @@ impl Mend<'_> {
         Ok(stored.seq == 0 && self.has(Family::Due, &key)?)
     }
 
-    /// No cursor, no mark, and nothing else that has a seq, is ahead of its conversation: the seqs behind the head will be those
-    /// of other messages.
+    /// No cursor, no mark, and nothing else that has a seq, is ahead of its conversation, and nobody
+    /// begins behind the last notice to everybody: the seqs behind the head will be those of other
+    /// messages.
     fn cut_positions(&mut self) -> Result<(), LogError> {
+        let everybody = self.head(Conversation::Broadcast.key(self.secret))?;
         each(self.db, Family::Rows, |key, value| {
             let wrong = |why| malformed(Family::Rows, key, why);
             match keys::parse_row(key).map_err(wrong)? {
@@ -261,6 +297,16 @@ impl Mend<'_> {
                     if seq > self.head(conv)? {
                         self.writer.batch.delete(Family::Rows, key);
                         self.mended.marks_gone += 1;
+                    }
+                }
+                Row::User => {
+                    let mut row = value::user(value).map_err(wrong)?;
+                    if row.began > everybody {
+                        row.began = everybody;
+                        let mut value = vec![];
+                        value::put_user(&mut value, &row);
+                        self.writer.batch.put(Family::Rows, key, &value);
+                        self.mended.cursors_cut += 1;
                     }
                 }
                 Row::Conversation(_) | Row::Other => {}

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ringpost_core::event::{Entry, Load, Loaded, Position};
-use ringpost_core::ids::DedupKey;
+use ringpost_core::event::{Entry, Load, Loaded, Position, UserRow};
+use ringpost_core::ids::{Conversation, DedupKey};
 use ringpost_storage::{Durability, Finding, Log, LogError, Loss, Mended, Options, Repair, Rocks};
 
 use crate::recovery::{Store, two_files, wal, wals};
@@ -229,6 +229,63 @@ fn messages_that_are_ahead_of_the_rows_are_kept_and_offered() {
     // Whose name is lost can be begun again.
     let load = Load::Conversation { key: key("eve", "fay"), expected: Some(private("eve", "fay")) };
     assert!(ask(&rocks, &load).contains("head: 0"));
+}
+
+/// Who was made behind notices that are lost must get the next ones, which have their seqs.
+#[test]
+fn nobody_begins_behind_the_last_notice_to_everybody() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rocks = open(dir.path());
+    let all = Conversation::Broadcast.key(rocks.opening().secret);
+    let turn = |seq| Turn::default().notice_to_all(all, seq, "");
+    (1..=3).for_each(|seq| turn(seq).commit(&rocks));
+    for (id, began) in [("ann", 3), ("bob", 5), ("carl", 0)] {
+        let row = UserRow { created_ms: 1, profile: "{}".into(), began, ..Default::default() };
+        Turn::default().entry(Entry::User { user: user(id), row }).commit(&rocks);
+    }
+    let at = fs::metadata(wal(dir.path())).expect("there").len() as usize + 20;
+    (4..=5).for_each(|seq| turn(seq).commit(&rocks));
+    drop(rocks);
+    let mut bytes = fs::read(wal(dir.path())).expect("read");
+    bytes[at] ^= 1;
+    fs::write(wal(dir.path()), bytes).expect("written");
+    let mended = perform(dir.path());
+    assert_eq!((mended.cursors_cut, mended.nameless), (1, 0), "{mended}");
+    let rocks = open(dir.path());
+    for (id, began) in [("ann", 3), ("bob", 3), ("carl", 0)] {
+        let load = Load::User { user: user(id) };
+        let Loaded::User(loaded) = rocks.load(&load).expect("answered") else { panic!() };
+        assert_eq!(loaded.row.expect("kept").began, began, "{id}");
+    }
+}
+
+/// What was said to everybody is for whoever is there: its name needs not be stored to be known.
+#[test]
+fn notices_to_everybody_whose_name_is_lost_are_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options { durability: Durability::Os, ..Options::default() };
+    let rocks = Rocks::open(dir.path(), options).expect("opened");
+    let (file, secret) = (wal(dir.path()), rocks.opening().secret);
+    let all = Conversation::Broadcast.key(secret);
+    Turn::default().named("ann", "bob").message("ann", "bob", 1, b"1").commit(&rocks);
+    let damaged = fs::metadata(&file).expect("there").len() as usize + 30;
+    Turn::default().notice_to_all(all, 1, "n1").commit(&rocks);
+    let mut seq = 1;
+    while rocks.gauges().tables < 1 << 20 {
+        seq += 1;
+        Turn::default().message("ann", "bob", seq, &vec![7; 512 << 10]).commit(&rocks);
+    }
+    drop(rocks);
+    let mut bytes = fs::read(&file).expect("read");
+    bytes[damaged] ^= 1;
+    fs::write(&file, bytes).expect("written");
+    assert_eq!(perform(dir.path()).nameless, 0);
+    let rocks = open(dir.path());
+    let load = Load::Conversation { key: all, expected: None };
+    let Loaded::Conversation(loaded) = rocks.load(&load).expect("answered") else { panic!() };
+    assert_eq!((loaded.conversation, loaded.head), (Some(Conversation::Broadcast), 1));
+    let again = ask(&rocks, &Load::Dedup { key: DedupKey::of_nobody(all, "notice:n1", secret) });
+    assert!(again.contains("seq: 1"), "{again}");
 }
 
 #[test]

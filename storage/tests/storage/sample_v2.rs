@@ -77,7 +77,8 @@ fn records() -> Vec<(Kind, Vec<u8>)> {
 fn noticed() -> Vec<u8> {
     let mut content = vec![];
     let [stream, kind, title] = ["news", "sale", "Now"].map(str::to_owned);
-    Happened::Noticed { stream, kind, title, content: "[1,2]".to_owned() }.encode(&mut content);
+    Happened::Noticed { stream, kind, title, content: "[1,2]".to_owned(), data: None }
+        .encode(&mut content);
     content
 }
 
@@ -89,7 +90,8 @@ fn relation() -> RelationRow {
 
 /// Users about whom there is more than a profile.
 fn standings() -> Vec<(UserId, UserRow)> {
-    let row = |standing| UserRow { created_ms: EPOCH_MS, profile: "{}".to_owned(), standing };
+    let row =
+        |standing| UserRow { created_ms: EPOCH_MS, profile: "{}".to_owned(), standing, began: 0 };
     let ban = Some(Ban { until_ms: u64::MAX, reason: "spam".to_owned() });
     vec![
         (user("dora"), row(Standing { hidden: true, ..Standing::default() })),

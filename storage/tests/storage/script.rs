@@ -316,7 +316,7 @@ fn relations_and_debts(log: &impl Log) {
 
     // A cancelled user can be read, and does not exist.
     let standing = Standing { cancelled_ms: 7, ..Standing::default() };
-    let row = UserRow { created_ms: 5, profile: "{}".into(), standing };
+    let row = UserRow { created_ms: 5, profile: "{}".into(), standing, ..Default::default() };
     Turn::default().entry(Entry::User { user: user("gone"), row: row.clone() }).commit(log);
     let users = [None, Some(row)];
     let load = Load::Users { users: vec![user("nobody"), user("gone")] };

@@ -85,6 +85,31 @@ impl Turn {
         self.entry(Entry::Message { conversation, record: Box::new(record) })
     }
 
+    /// A notice to everybody; the first has its conversation's name, too.
+    pub fn notice_to_all(mut self, key: ConvKey, seq: u64, client_id: &str) -> Turn {
+        let start = self.0.entry_bytes.len() as u32;
+        self.0.entry_bytes.extend_from_slice(b"x");
+        let record = Box::new(MessageEntry {
+            seq,
+            kind: Kind::Event,
+            id: id(1_000_000 + seq),
+            time_ms: EPOCH_MS + seq,
+            sender_ms: None,
+            countable: 0,
+            sent: [0; 2],
+            sender: "".into(),
+            device: device(""),
+            client_id: client_id.into(),
+            content: start..self.0.entry_bytes.len() as u32,
+            dedup: None,
+        });
+        if seq == 1 {
+            let conversation = Conversation::Broadcast;
+            self = self.entry(Entry::Conversation { key, conversation });
+        }
+        self.entry(Entry::Message { conversation: key, record })
+    }
+
     /// The name that goes with a conversation's first message.
     pub fn named(self, one: &str, other: &str) -> Turn {
         let (key, conversation) = (key(one, other), private(one, other));
