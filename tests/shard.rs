@@ -5,6 +5,8 @@
 mod accounts;
 #[path = "shard/groups.rs"]
 mod groups;
+#[path = "shard/places.rs"]
+mod places;
 #[path = "shard/presence.rs"]
 mod presence;
 #[path = "shard/random.rs"]

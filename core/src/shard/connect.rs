@@ -15,7 +15,7 @@ use crate::limits::{
 use crate::relations::PrivatePolicy;
 use crate::session::{Hello, Login, LoginFault};
 use crate::shard::sessions::State;
-use crate::shard::users::{Cursor, Device, Live, UserRef, Waiter};
+use crate::shard::users::{Cursor, Device, Live, UserRef, Waiter, whole};
 use crate::shard::{Shard, Waiting};
 use crate::ws::handshake;
 
@@ -603,7 +603,7 @@ impl Shard {
         let seat = if end == OPEN { self.seat_position(user, key) } else { None };
         let head = match (end, seat) {
             (OPEN, Some((_, head))) => head,
-            // It has left while its place was looked for, and `left` has seen to it.
+            // `left` closes what waits for its place.
             (OPEN, None) => return,
             (end, _) => end,
         };
@@ -611,14 +611,11 @@ impl Shard {
         let mut position = self.start(user, device, key, cursors, first - 1, seated, effects);
         let gaps = row.ranges.windows(2).map(|pair| (pair[0].1 + 1, pair[1].0 - 1));
         position.ranges.extend(gaps);
-        position.ranges.sort_unstable();
+        let position = whole(position);
         if end != OPEN && position.acked >= end {
             return self.report_seen(user, device, membership, end, effects);
         }
-        if seated == Some(position.acked) && position.ranges.iter().all(|gap| gap.1 <= head) {
-            // Its place is its seat's.
-            return;
-        }
+        // Also where its place is its seat's: the seat may go on before the device does.
         self.begin_reading(user, device, key, position, head, Some(&row.group));
     }
 
@@ -652,13 +649,36 @@ impl Shard {
         if !catch_up.loading || !catch_up.memberships_read || !catch_up.unplaced.is_empty() {
             return;
         }
-        catch_up.placed = Vec::new();
+        let placed = std::mem::take(&mut catch_up.placed);
         self.take_early(user, device, effects);
+        for key in placed {
+            self.seated(user, device, key);
+        }
         let owner = self.users.get_mut(user).expect("it has a live device");
         if !owner.is_reading_memberships() {
             owner.news = Vec::new();
         }
         self.pump(user, device, effects);
+    }
+
+    /// A device that was not served while it found its places has what its seat has, or reads it.
+    fn seated(&mut self, user: UserRef, device: u32, key: ConvKey) {
+        let Some((has, _)) = self.seat_position(user, key) else { return };
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let Some(inbox) = owner.inbox.get_mut(&key) else { return };
+        inbox.head = inbox.head.max(has);
+        let head = inbox.head;
+        let Some(cursor) = inbox.cursor(device) else { return };
+        if cursor.sent < head && !cursor.is_paced() && !cursor.behind {
+            cursor.behind = true;
+            let live = owner.devices[device as usize].live.as_mut();
+            live.expect("looked up by the caller").behind.push_back(key);
+        } else if cursor.sent == has && has == head && !cursor.skips_ahead() {
+            inbox.forget(device);
+            if inbox.cursors.is_empty() {
+                owner.inbox.remove(&key);
+            }
+        }
     }
 
     /// One conversation in which the device may have something to get.
@@ -824,7 +844,7 @@ impl Shard {
 }
 
 /// Applies a change of membership to ranges that may have it already.
-fn change_ranges(ranges: &mut Vec<(u64, u64)>, seq: u64, joined: bool) {
+pub(crate) fn change_ranges(ranges: &mut Vec<(u64, u64)>, seq: u64, joined: bool) {
     match ranges.last_mut() {
         Some((first, last)) if !joined && *last == OPEN && *first <= seq => *last = seq,
         Some(&mut (first, last)) if joined && last != OPEN && first < seq && last < seq => {

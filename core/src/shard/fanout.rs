@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use crate::record::Kind;
 use crate::shard::Shard;
+use crate::shard::connect::change_ranges;
 use crate::shard::delivery::{Encoded, encode, is_shown, send};
 use crate::shard::users::{Cursor, Live, UserRef};
 
@@ -263,6 +264,12 @@ impl Shard {
             if owner.is_reading_memberships() {
                 owner.news.push((group.clone(), seq, joined));
             }
+            for live in owner.devices.iter_mut().filter_map(|device| device.live.as_mut()) {
+                let unplaced = live.catch_up.unplaced.iter_mut();
+                for waiting in unplaced.filter(|waiting| waiting.conversation == key) {
+                    change_ranges(&mut waiting.row.ranges, seq, joined);
+                }
+            }
             if joined {
                 self.joined(user, group, key, seq, effects);
             } else {
@@ -283,7 +290,7 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let Some(live) = &device.live else { continue };
-            if live.catch_up.loading {
+            if !live.catch_up.has_place(key) {
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
@@ -311,10 +318,12 @@ impl Shard {
         let local = &self.groups.slab[group as usize];
         let (has, name) = (local.position(seat.seat), local.group.clone());
         let devices = owner.devices.len() as u32;
+        let mut waiting = Vec::new();
         for index in 0..devices {
             let owner = self.users.get_mut(user).expect("looked up above");
             let Some(live) = &mut owner.devices[index as usize].live else { continue };
-            if live.catch_up.loading {
+            if !live.catch_up.has_place(key) {
+                waiting.push((index, live.epoch));
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
@@ -328,6 +337,10 @@ impl Shard {
             self.pump(user, index, effects);
         }
         self.stand_up(user, seat, effects);
+        // Those that waited for the head need it no more: they read up to here.
+        for (index, epoch) in waiting {
+            self.place_waiting(user, index, epoch, key, effects);
+        }
     }
 
     /// What a device without a cursor has of a group, and what the group has.
@@ -433,6 +446,7 @@ impl Shard {
             let dialects = &self.config.dialects;
             sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
             let rests = cursor.sent == to && cursor.unacked == 0 && !cursor.dirty;
+            let rests = rests && !cursor.skips_ahead();
             if rests && !had_cursor {
                 // It has what its seat says.
                 continue;

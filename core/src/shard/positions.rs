@@ -84,7 +84,11 @@ impl Shard {
             if let Some((has, _)) = seat {
                 // What has everything has what its seat says, and needs no cursor.
                 inbox.cursors.retain(|cursor| {
-                    cursor.sent != has || cursor.unacked > 0 || cursor.behind || cursor.is_paced()
+                    cursor.sent != has
+                        || cursor.unacked > 0
+                        || cursor.behind
+                        || cursor.is_paced()
+                        || cursor.skips_ahead()
                 });
                 if inbox.cursors.is_empty() {
                     owner.inbox.remove(&key);

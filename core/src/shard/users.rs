@@ -198,6 +198,14 @@ pub(crate) struct CatchUp {
     pub(crate) placed: Vec<ConvKey>,
 }
 
+impl CatchUp {
+    /// Whether the device has its place in the group: it has a cursor there, or its seat's.
+    pub(crate) fn has_place(&self, key: ConvKey) -> bool {
+        let waits = || self.unplaced.iter().any(|waiting| waiting.conversation == key);
+        !self.loading || (self.placed.contains(&key) && !waits())
+    }
+}
+
 /// See [`CatchUp::early`]. `head` is 0 until it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Early {
@@ -431,6 +439,11 @@ impl Cursor {
         self.sent < self.paced_until
     }
 
+    /// Whether something ahead is not for this device: its seat does not know that.
+    pub(crate) fn skips_ahead(&self) -> bool {
+        self.skip.iter().any(|&(_, last)| last > self.sent)
+    }
+
     /// Whether an earlier stay acknowledged `seq`.
     pub(crate) fn skips(&self, seq: u64) -> bool {
         self.skip.iter().any(|&(first, last)| (first..=last).contains(&seq))
@@ -444,16 +457,10 @@ impl Cursor {
             open.extend(here.map(|sent| sent.seq));
             open.sort_unstable();
         }
+        let skip = self.skip.iter().filter(|&&(_, last)| last > self.sent);
+        let skip = skip.map(|&(first, last)| (first.max(self.sent + 1), last));
         let Some(&first) = open.first() else {
-            let mut acked = self.sent;
-            let mut ranges: Vec<(u64, u64)> =
-                self.skip.iter().copied().filter(|&(_, last)| last > self.sent).collect();
-            // A range that touches what was sent is part of it.
-            while let Some(&(_, last)) = ranges.first().filter(|range| range.0 <= acked + 1) {
-                acked = last;
-                ranges.remove(0);
-            }
-            return Position { acked, ranges };
+            return whole(Position { acked: self.sent, ranges: skip.collect() });
         };
         let mut ranges = Vec::new();
         for (at, &seq) in open.iter().enumerate() {
@@ -462,18 +469,11 @@ impl Cursor {
                 ranges.push((seq + 1, next));
             }
         }
-        ranges.extend(self.skip.iter().copied().filter(|&(first, _)| first > self.sent));
-        // Touching ranges are one: the last sent message and a skipped one behind it.
-        ranges.dedup_by(|later, earlier| {
-            let touch = later.0 <= earlier.1 + 1;
-            if touch {
-                earlier.1 = later.1;
-            }
-            touch
-        });
+        ranges.extend(skip);
+        let Position { acked, mut ranges } = whole(Position { acked: first - 1, ranges });
         // More cannot come together in one window; what is cut off would only be offered again.
         ranges.truncate(CURSOR_RANGES_MAX);
-        Position { acked: first - 1, ranges }
+        Position { acked, ranges }
     }
 
     /// How many acknowledged ranges lie above the first unacknowledged message.
@@ -484,6 +484,26 @@ impl Cursor {
         }
         self.position(key, live).ranges.len()
     }
+}
+
+/// The same position with ranges as they are stored: ascending, and none of them overlaps or touches
+/// another one or what lies below all.
+pub(crate) fn whole(position: Position) -> Position {
+    let Position { mut acked, mut ranges } = position;
+    ranges.retain(|&(first, last)| first <= last && last > acked);
+    ranges.sort_unstable();
+    ranges.dedup_by(|later, earlier| {
+        let touch = later.0 <= earlier.1 + 1;
+        if touch {
+            earlier.1 = earlier.1.max(later.1);
+        }
+        touch
+    });
+    if let Some(&(_, last)) = ranges.first().filter(|range| range.0 <= acked + 1) {
+        acked = last;
+        ranges.remove(0);
+    }
+    Position { acked, ranges }
 }
 
 #[cfg(test)]
@@ -526,6 +546,10 @@ mod tests {
         assert_eq!(position(9, &[8], &[(3, 4), (10, 11)]), (7, vec![(9, 11)]));
         assert_eq!(position(9, &[], &[(11, 12)]), (9, vec![(11, 12)]));
         assert_eq!(position(9, &[], &[(10, 12), (14, 15)]), (12, vec![(14, 15)]));
+        // What an earlier stay acknowledged may enclose what was not there to be seen.
+        assert_eq!(position(9, &[], &[(10, 30), (12, 14)]), (30, vec![]));
+        assert_eq!(position(9, &[8], &[(11, 30), (12, 14), (13, 40)]), (7, vec![(9, 9), (11, 40)]));
+        assert_eq!(position(9, &[8], &[(5, 12), (14, 13)]), (7, vec![(9, 12)]));
         let every_second: Vec<u64> = (1..200).step_by(2).collect();
         assert_eq!(position(200, &every_second, &[]).1.len(), 100);
     }
