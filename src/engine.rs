@@ -106,13 +106,15 @@ impl Engine {
 
     /// Publishes what the core has in memory.
     pub fn publish(&self, stats: &ShardStats) {
-        let Gauges { users, conversations, requests, loads, catch_ups, owed } = self.shard.gauges();
+        let Gauges { users, conversations, requests, loads, catch_ups, owed, pending } =
+            self.shard.gauges();
         stats.users.set(users as u64);
         stats.conversations.set(conversations as u64);
         stats.requests.set(requests.into());
         stats.loads_waiting.set(loads as u64);
         stats.catch_ups.set(catch_ups as u64);
         stats.owed.set(owed as u64);
+        stats.pending.set(pending as u64);
     }
 
     /// Whether the core wants a tick at once.

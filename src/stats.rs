@@ -129,6 +129,8 @@ pub struct ShardStats {
     pub catch_ups: Counter,
     /// What homes owe to others' logs.
     pub owed: Counter,
+    /// Messages sent to connected devices and not acknowledged.
+    pub pending: Counter,
 }
 
 /// The log's counters, written by its writer thread.

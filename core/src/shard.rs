@@ -161,6 +161,8 @@ pub struct Shard {
     catch_up_queue: VecDeque<(UserRef, u32, u32)>,
     /// Tells stays of devices apart.
     epoch: u32,
+    /// Messages in flight, of all devices: the sum of their `unacked`.
+    pending: usize,
     /// Requests taken from this shard's sockets and not answered yet, and their content's bytes.
     requests: u32,
     request_bytes: usize,
@@ -185,6 +187,8 @@ pub struct Gauges {
     pub catch_ups: usize,
     /// What homes owe to others' logs.
     pub owed: usize,
+    /// Messages sent to connected devices and not acknowledged.
+    pub pending: usize,
 }
 
 impl Shard {
@@ -225,6 +229,7 @@ impl Shard {
             catch_ups: 0,
             catch_up_queue: VecDeque::new(),
             epoch: 0,
+            pending: 0,
             requests: 0,
             request_bytes: 0,
             space_low: false,
@@ -301,6 +306,7 @@ impl Shard {
             loads: self.loads.len(),
             catch_ups: self.catch_ups + self.catch_up_queue.len(),
             owed: self.debts.len(),
+            pending: self.pending,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Where devices stand in groups whose members leave and come back, also while a device that has
 //! just connected is still finding its places.
 
+use ringpost_core::account::AccountOperation;
 use ringpost_core::ids::{GroupId, UserId};
 use serde_json::Value;
 
@@ -167,4 +168,51 @@ fn who_comes_back_while_others_are_served_sees_nothing_of_between() {
     assert_eq!(got(&mut world, conns[1], "d"), ["seen"]);
     let all = ["group_member_leave", "hidden", "hidden", "hidden", "group_member_join", "seen"];
     assert_eq!(got(&mut world, conns[2], "d"), all);
+}
+
+#[test]
+fn what_is_pending_is_counted_and_nothing_of_it_is_left_behind() {
+    let mut world = World::new(2);
+    let pending = |world: &World| (0..2).map(|shard| world.gauges(shard).pending).sum::<usize>();
+    found(&mut world, "team", &["alice", "bob", "carol"]);
+    let alice = world.connect("alice", "d");
+    let (phone, tablet) = (world.connect("bob", "phone"), world.connect("bob", "tablet"));
+    let carol = world.connect("carol", "d");
+    for n in 0..10 {
+        world.send_group(alice, &xid(n), "team", "to all");
+        world.send(alice, &xid(100 + n), "bob", "to bob");
+    }
+    // Ten to three devices, and ten to two.
+    assert_eq!(pending(&world), 50);
+    let frames = world.take(phone);
+    for frame in frames.iter().filter(|frame| frame["id"] != "logged_another_device") {
+        world.ack_frame(phone, frame, "phone");
+        // The second time it means nothing.
+        world.ack_frame(phone, frame, "phone");
+    }
+    assert_eq!(pending(&world), 30);
+    // Sent again, they are the same messages.
+    world.advance_ms(20_000);
+    assert_eq!(pending(&world), 30);
+    assert!(world.take(tablet).len() > 40, "first times and retries");
+    // As after another connect: one by one, with pauses.
+    world.say(tablet, "check_offline_msg");
+    assert!(pending(&world) < 30);
+    world.advance_ms(5_000);
+    assert_eq!(pending(&world), 30);
+    // Replaced by the same device.
+    let tablet = world.connect("bob", "tablet");
+    world.advance_ms(5_000);
+    assert_eq!(pending(&world), 30);
+    world.disconnect(tablet);
+    assert_eq!(pending(&world), 10, "Carol's");
+    world.account("carol", AccountOperation::Kick { device: None });
+    assert!(world.clients[&carol].closed.is_some());
+    world.disconnect(carol);
+    assert_eq!(pending(&world), 0);
+    let carol = world.connect("carol", "d");
+    world.advance_ms(2_000);
+    assert_eq!(pending(&world), 10);
+    assert_eq!(got(&mut world, carol, "d").len(), 10);
+    assert_eq!(pending(&world), 0);
 }

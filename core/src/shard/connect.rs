@@ -350,6 +350,7 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         let gone = &mut owner.devices[device as usize];
         let live = gone.live.take().expect("looked up by the caller");
+        self.pending -= live.pending();
         // One that left before it was registered is not known.
         gone.gone |= live.new;
         let mut turn = owner.turn;

@@ -427,7 +427,7 @@ impl Shard {
     ) {
         let (key, to) = (visit.news.key, visit.news.to);
         let owner = self.users.get_mut(user).expect("who has a seat is in memory");
-        let mut sent_any = false;
+        let mut sent = 0;
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let index = index as u32;
             let Some(live) = &mut device.live else { continue };
@@ -444,7 +444,7 @@ impl Shard {
                 continue;
             }
             let dialects = &self.config.dialects;
-            sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
+            sent += visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
             let rests = cursor.sent == to && cursor.unacked == 0 && !cursor.dirty;
             let rests = rests && !cursor.skips_ahead();
             if rests && !had_cursor {
@@ -468,7 +468,8 @@ impl Shard {
         if owner.inbox.get(&key).is_some_and(|inbox| inbox.cursors.is_empty()) {
             owner.inbox.remove(&key);
         }
-        if sent_any {
+        self.pending += sent;
+        if sent > 0 {
             self.arm_retries(user);
         }
     }
@@ -483,8 +484,8 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Sends a device what comes next for it, as long as it is at hand and there is room; whether
-    /// anything was sent.
+    /// Sends a device what comes next for it, as long as it is at hand and there is room; how many
+    /// messages that were.
     fn feed(
         &mut self,
         dialects: &Settings,
@@ -493,11 +494,11 @@ impl Visit<'_> {
         live: &mut Live,
         cursor: &mut Cursor,
         effects: &mut Effects,
-    ) -> bool {
+    ) -> usize {
         let News { key, group, recent, .. } = self.news;
         let dialect = device.dialect;
         let echo = dialects.delivery(dialect).echo_to_own_devices;
-        let mut sent_any = false;
+        let mut sent = 0;
         while cursor.sent < self.news.to {
             let seq = cursor.sent + 1;
             let Some(at) = self.news.at(seq) else { break };
@@ -520,9 +521,9 @@ impl Visit<'_> {
                 encoded
             });
             send(live, cursor, key, seq, &encoded, self.now_ms, outputs);
-            sent_any = true;
+            sent += 1;
         }
-        sent_any
+        sent
     }
 }
 

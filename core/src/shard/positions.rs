@@ -26,6 +26,7 @@ impl Shard {
         let live = owner.devices[device as usize].live.as_mut();
         let live = live.expect("a live connection has a live device");
         let Some(sent) = live.acknowledge(class, wire) else { return };
+        self.pending -= 1;
         let key = sent.conversation;
         let gap_over = live.catch_up.waits_for == Some(sent.number);
         if gap_over {

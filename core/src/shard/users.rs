@@ -343,6 +343,11 @@ impl Live {
         Some(found)
     }
 
+    /// How much of what was sent is not acknowledged.
+    pub(crate) fn pending(&self) -> usize {
+        self.unacked as usize
+    }
+
     /// What is not acknowledged, in order of sending.
     pub(crate) fn unacknowledged(&self) -> impl DoubleEndedIterator<Item = &InFlight> {
         self.in_flight.iter().filter(|sent| !sent.acked)
