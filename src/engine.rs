@@ -106,7 +106,7 @@ impl Engine {
 
     /// Publishes what the core has in memory.
     pub fn publish(&self, stats: &ShardStats) {
-        let Gauges { users, conversations, requests, loads, catch_ups, owed, due } =
+        let Gauges { users, conversations, requests, loads, catch_ups, owed, due, pending } =
             self.shard.gauges();
         stats.users.set(users as u64);
         stats.conversations.set(conversations as u64);
@@ -115,6 +115,7 @@ impl Engine {
         stats.catch_ups.set(catch_ups as u64);
         stats.owed.set(owed as u64);
         stats.due.set(due as u64);
+        stats.pending.set(pending as u64);
     }
 
     /// Whether the core wants a tick at once.

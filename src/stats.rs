@@ -131,6 +131,8 @@ pub struct ShardStats {
     pub owed: Counter,
     /// Scheduled messages that are due soon.
     pub due: Counter,
+    /// Messages sent to connected devices and not acknowledged.
+    pub pending: Counter,
 }
 
 /// The log's counters, written by its writer thread.

@@ -3,17 +3,25 @@
 //! recognised (design invariants 2 to 5). The durability, the number of shards and the devices that
 //! are connected change from round to round.
 //!
-//! `RINGPOST_CRASH_ROUNDS` sets the number of rounds; the default is what every test run does, and
-//! `make crash` does a hundred.
+//! Private conversations are here, groups whose members come and go in `crash/groups.rs`.
+//! `RINGPOST_CRASH_ROUNDS` sets the number of rounds of each; the defaults are what every test run
+//! does, and `make crash` does a hundred.
 
 mod common;
+#[path = "crash/groups.rs"]
+mod groups;
+#[path = "crash/ledger.rs"]
+mod ledger;
+#[path = "crash/rounds.rs"]
+mod rounds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::Server;
 use common::client::{Client, c2c, xid};
+use rounds::{AGAIN, Round, rounds};
 use serde_json::json;
 
 /// Pairs that chat at the same time, each over two connections.
@@ -24,11 +32,8 @@ const IN_FLIGHT: u32 = 8;
 const IDS_PER_PAIR: u32 = 10_000_000;
 /// The receiver's devices; the first is always connected.
 const DEVICES: [&str; 2] = ["r", "tablet"];
-/// A killed process loses nothing that the kernel has, so that none of these loses anything.
-const DURABILITIES: [&str; 3] = ["fsync", "interval:5", "os"];
-/// An acknowledgement this much older than the crash has survived it: cursors are written once per
-/// second, and the write takes a commit.
-const AGAIN: Duration = Duration::from_millis(1_500);
+/// Rounds of a test run.
+const ROUNDS: usize = 20;
 
 /// What one pair knows, over all rounds.
 #[derive(Default)]
@@ -55,38 +60,31 @@ struct Device {
 
 #[test]
 fn kill_9_under_load_loses_nothing_acknowledged() {
-    let rounds = std::env::var("RINGPOST_CRASH_ROUNDS").ok();
-    let rounds = rounds.map_or(20, |rounds| rounds.parse().expect("a number of rounds"));
+    let _alone = rounds::alone();
     let mut server = Server::start_with(&["--shards", "2"]);
     let mut pairs: Vec<Pair> = (0..PAIRS).map(|_| Pair::default()).collect();
-    let mut seed = 1u64;
     for pair in 0..PAIRS {
         for device in DEVICES {
             Client::connect(&server, &receiver(pair), device).close();
         }
     }
-    for round in 0..rounds {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let pause = Duration::from_millis(30 + (seed >> 33) % 300);
-        // Some rounds are long enough for acknowledgements that the disk must have.
-        let pause = if round % 5 == 4 { pause + AGAIN } else { pause };
+    let mut count = 0;
+    for round in rounds(ROUNDS) {
+        count += 1;
         let killed;
-        // In every third round the second device gets everything later.
-        let connected = if round % 3 == 2 { 1 } else { DEVICES.len() };
-        (pairs, killed) = load_and_kill(&mut server, pairs, connected, pause);
-        let shards = ["1", "2", "3"][round % 3];
-        let durability = DURABILITIES[round / 3 % 3];
-        server.restart(&["--shards", shards, "--durability", durability]);
+        let connected = if round.all_devices() { DEVICES.len() } else { 1 };
+        (pairs, killed) = load_and_kill(&mut server, pairs, connected, &round);
+        round.restart(&mut server);
         thread::scope(|scope| {
             for (number, pair) in pairs.iter_mut().enumerate() {
-                let server = &server;
+                let (server, round) = (&server, &round);
                 scope.spawn(move || verify(server, number, pair, killed, round));
             }
         });
     }
     let stored: usize = pairs.iter().map(|pair| pair.stored.len()).sum();
     assert!(stored > 100 * PAIRS, "the load was real: {stored}");
-    println!("{rounds} rounds, {stored} messages acknowledged, none lost");
+    println!("{count} rounds, {stored} messages acknowledged, none lost");
 }
 
 fn sender(pair: usize) -> String {
@@ -102,12 +100,12 @@ fn id(pair: usize, number: u32) -> String {
     xid(pair as u32 * IDS_PER_PAIR + number)
 }
 
-/// All pairs chat, over the first devices, until the server is killed after `pause`.
+/// All pairs chat, over the first devices, until the server is killed.
 fn load_and_kill(
     server: &mut Server,
     pairs: Vec<Pair>,
     devices: usize,
-    pause: Duration,
+    round: &Round,
 ) -> (Vec<Pair>, Instant) {
     let mut ready = Vec::new();
     for (number, pair) in pairs.into_iter().enumerate() {
@@ -124,10 +122,7 @@ fn load_and_kill(
             (thread::spawn(move || send(number, pair, sending)), got)
         })
         .collect();
-    // The moment of the kill is what varies; nothing waits for the load to get anywhere.
-    thread::sleep(pause);
-    let killed = Instant::now();
-    server.kill9();
+    let killed = round.kill(server);
     let collect = threads.into_iter().map(|(sending, receiving)| {
         let mut pair = sending.join().expect("the sender ended");
         for (device, receiving) in pair.devices.iter_mut().zip(receiving) {
@@ -196,8 +191,8 @@ fn receive(number: usize, mut client: Client) -> (Vec<u32>, BTreeMap<u32, Instan
 
 /// After the restart: what is pending comes, what was acknowledged in time does not, resends are
 /// recognised.
-fn verify(server: &Server, number: usize, pair: &mut Pair, killed: Instant, round: usize) {
-    let context = format!("pair {number}, round {round}");
+fn verify(server: &Server, number: usize, pair: &mut Pair, killed: Instant, round: &Round) {
+    let context = format!("pair {number}, round {}", round.number);
     let mut sending = Client::connect(server, &sender(number), "s");
     for n in std::mem::take(&mut pair.unanswered) {
         // A client sends again what was not answered; it may be stored already.

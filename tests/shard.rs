@@ -7,6 +7,8 @@ mod accounts;
 mod everybody;
 #[path = "shard/groups.rs"]
 mod groups;
+#[path = "shard/places.rs"]
+mod places;
 #[path = "shard/presence.rs"]
 mod presence;
 #[path = "shard/random.rs"]

@@ -411,11 +411,11 @@ pub struct Position {
 
 impl Position {
     /// Everything up to `acked`, and these ranges, which may lie anywhere: below it, in any order,
-    /// over each other.
+    /// over each other; empty ones are none.
     pub fn merged(acked: u64, mut ranges: Vec<(u64, u64)>) -> Position {
         ranges.sort_unstable();
         let mut position = Position { acked, ranges: Vec::with_capacity(ranges.len()) };
-        for (first, last) in ranges {
+        for (first, last) in ranges.into_iter().filter(|range| range.0 <= range.1) {
             let end = position.ranges.last_mut().map_or(&mut position.acked, |range| &mut range.1);
             if first <= end.saturating_add(1) {
                 *end = last.max(*end);

@@ -180,6 +180,8 @@ pub struct Shard {
     catch_up_queue: VecDeque<(UserRef, u32, u32)>,
     /// Tells stays of devices apart.
     epoch: u32,
+    /// Messages in flight, of all devices: the sum of their `unacked`.
+    pending: usize,
     /// Requests taken from this shard's sockets and not answered yet, and their content's bytes.
     requests: u32,
     request_bytes: usize,
@@ -206,6 +208,8 @@ pub struct Gauges {
     pub owed: usize,
     /// Scheduled messages that are due soon.
     pub due: usize,
+    /// Messages sent to connected devices and not acknowledged.
+    pub pending: usize,
 }
 
 impl Shard {
@@ -250,6 +254,7 @@ impl Shard {
             catch_ups: 0,
             catch_up_queue: VecDeque::new(),
             epoch: 0,
+            pending: 0,
             requests: 0,
             request_bytes: 0,
             space_low: false,
@@ -327,6 +332,7 @@ impl Shard {
             catch_ups: self.catch_ups + self.catch_up_queue.len(),
             owed: self.debts.len(),
             due: self.schedule.len(),
+            pending: self.pending,
         }
     }
 

@@ -100,6 +100,7 @@ const ROWS: &[Row] = &[
     gauge("catch_ups", "Devices that catch up or wait for it", |s| &s.catch_ups),
     gauge("owed", "What homes have to cause in other logs", |s| &s.owed),
     gauge("due", "Scheduled messages that are due soon", |s| &s.due),
+    gauge("pending", "Messages sent to connected devices and not acknowledged", |s| &s.pending),
 ];
 
 /// The store's sizes: name, meaning, value.
@@ -275,6 +276,7 @@ mod tests {
         let stats = Stats::new(2);
         stats.shards()[0].connections.set(7);
         stats.shards()[1].messages_in.set(9);
+        stats.shards()[1].pending.set(4);
         stats.log().committed(3, 5, Duration::from_micros(1000));
         let log: Arc<dyn Log> = Arc::new(Fake::new(FakeSeed::default()));
         let store = Arc::downgrade(&log);
@@ -290,6 +292,7 @@ mod tests {
             "ringpost_connections{shard=\"0\"} 7",
             "ringpost_connections{shard=\"1\"} 0",
             "ringpost_messages_total{shard=\"1\"} 9",
+            "ringpost_pending{shard=\"1\"} 4",
             "ringpost_log_commits_total 1",
             "ringpost_log_entries_total 5",
             "ringpost_log_commit_turns_bucket{le=\"1.0\"} 0",

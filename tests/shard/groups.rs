@@ -19,7 +19,7 @@ fn users(ids: &[&str]) -> Vec<UserId> {
 }
 
 /// Creates the users, and the group with the first as its owner.
-fn found(world: &mut World, group: &str, members: &[&str]) {
+pub fn found(world: &mut World, group: &str, members: &[&str]) {
     for id in members {
         let put = Operation::PutUser { user: user(id), profile: "{}".to_owned() };
         assert!(world.ask(put).is_some());
@@ -36,18 +36,18 @@ fn found(world: &mut World, group: &str, members: &[&str]) {
     }
 }
 
-fn add(world: &mut World, group: &str, ids: &[&str]) {
+pub fn add(world: &mut World, group: &str, ids: &[&str]) {
     let added = world.group(group, GroupOperation::Add { users: users(ids), by: None });
     assert!(matches!(added, Answer::Members(_)), "{added:?}");
 }
 
-fn remove(world: &mut World, group: &str, id: &str) {
+pub fn remove(world: &mut World, group: &str, id: &str) {
     let remove = GroupOperation::Remove { user: user(id), by: None };
     assert_eq!(world.group(group, remove), Answer::Done);
 }
 
 /// What came, acknowledged: payloads of messages, `msg_type`s of events.
-fn got(world: &mut World, conn: ConnId, did: &str) -> Vec<String> {
+pub fn got(world: &mut World, conn: ConnId, did: &str) -> Vec<String> {
     let mut got = Vec::new();
     loop {
         let frames = world.take(conn);

@@ -13,6 +13,7 @@ use ringpost_core::ids::{ConnId, DeviceId, Dialect, GroupId, ShardId, Slot, User
 use ringpost_core::rate::RateLimits;
 use ringpost_core::relations::{PrivatePolicy, RelationOperation};
 use ringpost_core::session::{Client as ClientWords, Hello, Login};
+use ringpost_core::shard::Gauges;
 use ringpost_core::shard::links::delivery_bytes;
 use ringpost_core::{Effects, Input, Now, Shard, ShardConfig};
 use ringpost_storage::{Batch, Fake, FakeSeed, Log};
@@ -176,6 +177,10 @@ impl World {
             asked: None,
             most_written: 0,
         }
+    }
+
+    pub fn gauges(&self, shard: usize) -> Gauges {
+        self.threads[shard].shard.gauges()
     }
 
     pub fn admits(&self, shard: usize) -> bool {

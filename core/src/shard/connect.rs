@@ -382,6 +382,7 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("looked up by the caller");
         let gone = &mut owner.devices[device as usize];
         let live = gone.live.take().expect("looked up by the caller");
+        self.pending -= live.pending();
         // One that left before it was registered is not known.
         gone.gone |= live.new;
         let mut turn = owner.turn;
@@ -635,7 +636,7 @@ impl Shard {
         let seat = if end == OPEN { self.seat_position(user, key) } else { None };
         let head = match (end, seat) {
             (OPEN, Some((_, head))) => head,
-            // It has left while its place was looked for, and `left` has seen to it.
+            // `left` closes what waits for its place.
             (OPEN, None) => return,
             (end, _) => end,
         };
@@ -648,10 +649,7 @@ impl Shard {
         if end != OPEN && position.acked >= end {
             return self.report_seen(user, device, membership, end, effects);
         }
-        if seated == Some(position.acked) && position.ranges.iter().all(|gap| gap.1 <= head) {
-            // Its place is its seat's.
-            return;
-        }
+        // Also where its place is its seat's: the seat may go on before the device does.
         let audience = Audience::Group(row.group.clone());
         self.begin_reading(user, device, key, position, head, Some(&audience));
     }
@@ -705,13 +703,36 @@ impl Shard {
         }
         self.place_among_everybody(user, device, everybody, effects);
         let Some(live) = self.live(user, device, epoch) else { return };
-        live.catch_up.placed = Vec::new();
+        let placed = std::mem::take(&mut live.catch_up.placed);
         self.take_early(user, device, effects);
+        for key in placed {
+            self.seated(user, device, key);
+        }
         let owner = self.users.get_mut(user).expect("it has a live device");
         if !owner.is_reading_memberships() {
             owner.news = Vec::new();
         }
         self.pump(user, device, effects);
+    }
+
+    /// A device that was not served while it found its places has what its seat has, or reads it.
+    fn seated(&mut self, user: UserRef, device: u32, key: ConvKey) {
+        let Some((has, _)) = self.seat_position(user, key) else { return };
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let Some(inbox) = owner.inbox.get_mut(&key) else { return };
+        inbox.head = inbox.head.max(has);
+        let head = inbox.head;
+        let Some(cursor) = inbox.cursor(device) else { return };
+        if cursor.sent < head && !cursor.is_paced() && !cursor.behind {
+            cursor.behind = true;
+            let live = owner.devices[device as usize].live.as_mut();
+            live.expect("looked up by the caller").behind.push_back(key);
+        } else if cursor.sent == has && has == head && !cursor.skips_ahead() {
+            inbox.forget(device);
+            if inbox.cursors.is_empty() {
+                owner.inbox.remove(&key);
+            }
+        }
     }
 
     /// One conversation in which the device may have something to get.
@@ -873,7 +894,7 @@ impl Shard {
 }
 
 /// Applies a change of membership to ranges that may have it already.
-fn change_ranges(ranges: &mut Vec<(u64, u64)>, seq: u64, joined: bool) {
+pub(crate) fn change_ranges(ranges: &mut Vec<(u64, u64)>, seq: u64, joined: bool) {
     match ranges.last_mut() {
         Some((first, last)) if !joined && *last == OPEN && *first <= seq => *last = seq,
         Some(&mut (first, last)) if joined && last != OPEN && first < seq && last < seq => {

@@ -107,6 +107,7 @@ impl Shard {
             }
             let encoded = encoded.as_ref().expect("made above");
             send(live, cursor, key, seq, encoded, now_ms, outputs);
+            self.pending += 1;
             arm_retry = true;
         }
         if arm_retry {
@@ -255,7 +256,8 @@ pub(crate) fn encode(
     Encoded { dialect, held, shared, range, class, wire }
 }
 
-/// Writes an encoded record to a device's connections and notes it as in flight.
+/// Writes an encoded record to a device's connections and notes it as in flight; the caller counts
+/// it as pending.
 pub(crate) fn send(
     live: &mut Live,
     cursor: &mut Cursor,

@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::record::Kind;
 use crate::shard::Shard;
+use crate::shard::connect::change_ranges;
 use crate::shard::delivery::{Encoded, encode, is_shown, send};
 use crate::shard::users::{Cursor, Live, UserRef};
 
@@ -308,6 +309,12 @@ impl Shard {
             if owner.is_reading_memberships() {
                 owner.news.push((group.clone(), seq, joined));
             }
+            for live in owner.devices.iter_mut().filter_map(|device| device.live.as_mut()) {
+                let unplaced = live.catch_up.unplaced.iter_mut();
+                for waiting in unplaced.filter(|waiting| waiting.conversation == key) {
+                    change_ranges(&mut waiting.row.ranges, seq, joined);
+                }
+            }
             if joined {
                 self.joined(user, group, key, seq, effects);
             } else {
@@ -333,7 +340,7 @@ impl Shard {
                 // All that was read is older.
                 catch_up.placed.push(key);
             }
-            if !catch_up.has_placed(key) {
+            if !catch_up.has_place(key) {
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
@@ -361,10 +368,12 @@ impl Shard {
         let local = &self.groups.slab[group as usize];
         let (has, audience) = (local.position(seat.seat), local.audience.clone());
         let devices = owner.devices.len() as u32;
+        let mut waiting = Vec::new();
         for index in 0..devices {
             let owner = self.users.get_mut(user).expect("looked up above");
             let Some(live) = &mut owner.devices[index as usize].live else { continue };
-            if !live.catch_up.has_placed(key) {
+            if !live.catch_up.has_place(key) {
+                waiting.push((index, live.epoch));
                 continue;
             }
             let inbox = owner.inbox.entry(key).or_default();
@@ -378,6 +387,10 @@ impl Shard {
             self.pump(user, index, effects);
         }
         self.stand_up(user, seat, effects);
+        // Those that waited for the head need it no more: they read up to here.
+        for (index, epoch) in waiting {
+            self.place_waiting(user, index, epoch, key, effects);
+        }
     }
 
     /// What a device without a cursor has of a group, and what the group has.
@@ -491,11 +504,11 @@ impl Shard {
     ) {
         let (key, to) = (visit.news.key, visit.news.to);
         let owner = self.users.get_mut(user).expect("who has a seat is in memory");
-        let mut sent_any = false;
+        let mut sent = 0;
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let index = index as u32;
             let Some(live) = &mut device.live else { continue };
-            if !live.catch_up.has_placed(key) {
+            if !live.catch_up.has_place(key) {
                 continue;
             }
             let known = owner.inbox.get_mut(&key).and_then(|inbox| {
@@ -509,9 +522,10 @@ impl Shard {
             }
             if !live.catch_up.loading {
                 let dialects = &self.config.dialects;
-                sent_any |= visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
+                sent += visit.feed(dialects, &owner.id, &device.id, live, &mut cursor, effects);
             }
             let rests = cursor.sent == to && cursor.unacked == 0 && !cursor.dirty;
+            let rests = rests && !cursor.skips_ahead();
             if rests && !had_cursor {
                 // It has what its seat says.
                 continue;
@@ -533,7 +547,8 @@ impl Shard {
         if owner.inbox.get(&key).is_some_and(|inbox| inbox.cursors.is_empty()) {
             owner.inbox.remove(&key);
         }
-        if sent_any {
+        self.pending += sent;
+        if sent > 0 {
             self.arm_retries(user);
         }
     }
@@ -548,8 +563,8 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Sends a device what comes next for it, as long as it is at hand and there is room; whether
-    /// anything was sent.
+    /// Sends a device what comes next for it, as long as it is at hand and there is room; how many
+    /// messages that were.
     fn feed(
         &mut self,
         dialects: &Settings,
@@ -558,11 +573,11 @@ impl Visit<'_> {
         live: &mut Live,
         cursor: &mut Cursor,
         effects: &mut Effects,
-    ) -> bool {
+    ) -> usize {
         let News { key, audience, recent, .. } = self.news;
         let dialect = device.dialect;
         let echo = dialects.delivery(dialect).echo_to_own_devices;
-        let mut sent_any = false;
+        let mut sent = 0;
         while cursor.sent < self.news.to {
             let seq = cursor.sent + 1;
             let Some(at) = self.news.at(seq) else { break };
@@ -585,9 +600,9 @@ impl Visit<'_> {
                 encoded
             });
             send(live, cursor, key, seq, &encoded, self.now_ms, outputs);
-            sent_any = true;
+            sent += 1;
         }
-        sent_any
+        sent
     }
 }
 

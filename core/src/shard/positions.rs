@@ -26,6 +26,7 @@ impl Shard {
         let live = owner.devices[device as usize].live.as_mut();
         let live = live.expect("a live connection has a live device");
         let Some(sent) = live.acknowledge(class, wire) else { return };
+        self.pending -= 1;
         let key = sent.conversation;
         let gap_over = live.catch_up.waits_for == Some(sent.number);
         if gap_over {
@@ -84,7 +85,11 @@ impl Shard {
             if let Some((has, _)) = seat {
                 // What has everything has what its seat says, and needs no cursor.
                 inbox.cursors.retain(|cursor| {
-                    cursor.sent != has || cursor.unacked > 0 || cursor.behind || cursor.is_paced()
+                    cursor.sent != has
+                        || cursor.unacked > 0
+                        || cursor.behind
+                        || cursor.is_paced()
+                        || cursor.skips_ahead()
                 });
                 if inbox.cursors.is_empty() {
                     owner.inbox.remove(&key);

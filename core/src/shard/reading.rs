@@ -158,6 +158,7 @@ impl Shard {
         let dialects = &self.config.dialects;
         let encoded = encode(dialects, record, &owner.id, place, at.id.dialect, held, outputs);
         let number = send(live, cursor, key, record.seq, &encoded, now_ms, outputs);
+        self.pending += 1;
         self.arm_retries(user);
         Some(Some(number))
     }

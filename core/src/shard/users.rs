@@ -235,7 +235,7 @@ pub(crate) struct CatchUp {
 impl CatchUp {
     /// Whether the device's place in this group is known. From then on it counts like any other
     /// device there, but nothing is sent to it before the rest is known, too.
-    pub(crate) fn has_placed(&self, key: ConvKey) -> bool {
+    pub(crate) fn has_place(&self, key: ConvKey) -> bool {
         let waits = |membership: &MembershipLoaded| membership.conversation == key;
         !self.loading || (self.placed.contains(&key) && !self.unplaced.iter().any(waits))
     }
@@ -387,6 +387,11 @@ impl Live {
         Some(found)
     }
 
+    /// How much of what was sent is not acknowledged.
+    pub(crate) fn pending(&self) -> usize {
+        self.unacked as usize
+    }
+
     /// What is not acknowledged, in order of sending.
     pub(crate) fn unacknowledged(&self) -> impl DoubleEndedIterator<Item = &InFlight> {
         self.in_flight.iter().filter(|sent| !sent.acked)
@@ -483,6 +488,11 @@ impl Cursor {
         self.sent < self.paced_until
     }
 
+    /// Whether something ahead is not for this device: its seat does not know that.
+    pub(crate) fn skips_ahead(&self) -> bool {
+        self.skip.iter().any(|&(_, last)| last > self.sent)
+    }
+
     /// Whether an earlier stay acknowledged `seq`.
     pub(crate) fn skips(&self, seq: u64) -> bool {
         self.skip.iter().any(|&(first, last)| (first..=last).contains(&seq))
@@ -566,6 +576,10 @@ mod tests {
         assert_eq!(position(9, &[], &[(14, 15), (12, 20), (14, 15)]), (9, vec![(12, 20)]));
         assert_eq!(position(9, &[], &[(2, 3), (12, 13), (14, 15)]), (9, vec![(12, 15)]));
         assert_eq!(position(9, &[7], &[(8, 11), (13, 13)]), (6, vec![(8, 11), (13, 13)]));
+        // What an earlier stay acknowledged may enclose what was not there to be seen.
+        assert_eq!(position(9, &[], &[(10, 30), (12, 14)]), (30, vec![]));
+        assert_eq!(position(9, &[8], &[(11, 30), (12, 14), (13, 40)]), (7, vec![(9, 9), (11, 40)]));
+        assert_eq!(position(9, &[8], &[(5, 12), (14, 13)]), (7, vec![(9, 12)]));
         let every_second: Vec<u64> = (1..200).step_by(2).collect();
         assert_eq!(position(200, &every_second, &[]).1.len(), 100);
     }
