@@ -125,6 +125,7 @@ fn group(args: &GroupArgs) -> Result<bool, String> {
             all_groups: args.groups,
             members: args.members as u16,
             senders: args.senders as u16,
+            stalled: args.stalled as u16,
             in_flight: args.in_flight,
             payload: args.payload,
             rate: args.rate,

@@ -33,6 +33,11 @@ pub trait Scenario {
     /// The server sent a text message.
     fn on_text(&mut self, conn: u16, text: &[u8], now_ns: u64, out: &mut Outbox);
 
+    /// Whether a connection reads now; one that does not is asked again.
+    fn reads(&self, _conn: u16) -> bool {
+        true
+    }
+
     /// A connection ended before the run did.
     fn on_closed(&mut self, conn: u16, why: &str);
 
@@ -47,6 +52,34 @@ pub trait Scenario {
 
     /// The run is over: what is still open now is a fault.
     fn finish(self) -> Outcome;
+}
+
+/// What members got who did not read before the load was over.
+#[derive(Debug)]
+pub struct Stalled {
+    /// Messages that waited for them when they began to read.
+    pub pending: u64,
+    /// Messages that they got, each once.
+    pub deliveries: u64,
+    /// What they got more than once: it was sent again before they could acknowledge it.
+    pub repeats: u64,
+    /// From reading to having everything, for each who has.
+    pub catch_up: Latencies,
+}
+
+impl Default for Stalled {
+    fn default() -> Stalled {
+        Stalled { pending: 0, deliveries: 0, repeats: 0, catch_up: Latencies::new() }
+    }
+}
+
+impl Stalled {
+    fn merge(&mut self, other: &Stalled) {
+        self.pending += other.pending;
+        self.deliveries += other.deliveries;
+        self.repeats += other.repeats;
+        self.catch_up.merge(&other.catch_up);
+    }
 }
 
 /// What one thread's users measured and found.
@@ -75,6 +108,8 @@ pub struct Outcome {
     pub first: Latencies,
     /// Groups: send to the last receiver's.
     pub last: Latencies,
+    /// Groups: of members who did not read.
+    pub stalled: Stalled,
     /// Open loop: due to sent, of messages that only the client itself held up.
     pub lag: Latencies,
     /// What went wrong.
@@ -96,6 +131,7 @@ impl Outcome {
             measured_deliveries: 0,
             first: Latencies::new(),
             last: Latencies::new(),
+            stalled: Stalled::default(),
             lag: Latencies::new(),
             faults: Faults::default(),
         }
@@ -114,6 +150,7 @@ impl Outcome {
         self.measured_deliveries += other.measured_deliveries;
         self.first.merge(&other.first);
         self.last.merge(&other.last);
+        self.stalled.merge(&other.stalled);
         self.lag.merge(&other.lag);
         self.faults.merge(other.faults);
     }

@@ -3,6 +3,7 @@
 
 use ringpost_core::account::AccountOperation;
 use ringpost_core::ids::{GroupId, UserId};
+use ringpost_core::limits;
 use serde_json::Value;
 
 use super::groups::{add, found, got, remove};
@@ -168,6 +169,47 @@ fn who_comes_back_while_others_are_served_sees_nothing_of_between() {
     assert_eq!(got(&mut world, conns[1], "d"), ["seen"]);
     let all = ["group_member_leave", "hidden", "hidden", "hidden", "group_member_join", "seen"];
     assert_eq!(got(&mut world, conns[2], "d"), all);
+}
+
+#[test]
+fn who_goes_in_the_middle_of_a_pass_leaves_the_others_their_seats() {
+    let names: Vec<String> =
+        (0..limits::FANOUT_TURN_BUDGET + 50).map(|n| format!("u{n}")).collect();
+    let mut world = World::new(1);
+    let members: Vec<&str> = names.iter().map(String::as_str).collect();
+    for some in members.chunks(100) {
+        let mut founders = vec!["owner"];
+        founders.extend(some);
+        if some[0] == "u0" {
+            found(&mut world, "team", &founders);
+        } else {
+            some.iter().for_each(|id| world.put_user(id, "{}"));
+            add(&mut world, "team", some);
+        }
+    }
+    let owner = world.connect("owner", "d");
+    let conns: Vec<_> = members.iter().map(|id| world.connect(id, "d")).collect();
+    for conn in [&owner].into_iter().chain(&conns) {
+        got(&mut world, *conn, "d");
+    }
+    world.commits = false;
+    world.send_group(owner, &xid(1), "team", "to all");
+    // A turn visits so many; the owner has the first seat.
+    assert!(world.commit(0));
+    world.tick(0);
+    let visited = limits::FANOUT_TURN_BUDGET - 1;
+    let has = |world: &World, at: usize| !world.clients[&conns[at]].frames.is_empty();
+    assert!(has(&world, visited - 1) && !has(&world, visited));
+    world.commits = true;
+    // The last one visited, one before, and one who was not yet.
+    let gone = [visited - 1, 7, visited + 7];
+    for at in gone {
+        world.hang_up(conns[at]);
+    }
+    world.settle();
+    for at in (0..conns.len()).filter(|at| !gone.contains(at)) {
+        assert_eq!(got(&mut world, conns[at], "d"), ["to all"], "{at}");
+    }
 }
 
 #[test]

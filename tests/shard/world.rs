@@ -298,11 +298,22 @@ impl World {
     }
 
     pub fn disconnect(&mut self, conn: ConnId) {
+        self.hang_up(conn);
+        self.settle();
+    }
+
+    /// One tick of a shard and nothing else.
+    pub fn tick(&mut self, shard: usize) {
+        self.input(shard, Input::Tick);
+        self.end_turn(shard);
+    }
+
+    /// The connection ends; what follows from it waits.
+    pub fn hang_up(&mut self, conn: ConnId) {
         let client = self.clients.get_mut(&conn).expect("connected before");
         assert!(std::mem::take(&mut client.open));
         let shard = client.shard;
         self.input(shard, Input::Closed { conn });
-        self.settle();
     }
 
     /// A text frame from the client.

@@ -210,9 +210,12 @@ impl Shard {
         {
             // The visited seats stay in front of the others.
             pass.next -= 1;
-            local.seats[free] = local.seats[pass.next];
-            self.reseat(seat.group, free);
-            free = self.groups.slab[seat.group as usize].pass.map_or(0, |pass| pass.next);
+            let last = pass.next;
+            if free != last {
+                local.seats[free] = local.seats[last];
+                self.reseat(seat.group, free);
+                free = last;
+            }
         }
         let local = &mut self.groups.slab[seat.group as usize];
         local.seats.swap_remove(free);

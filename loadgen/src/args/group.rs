@@ -37,7 +37,8 @@ impl ApiArgs {
 #[command(after_help = "Examples:\n  \
     ringpost-loadgen group --members 10000 --in-flight 1 --server-pid $(pgrep -x ringpost)\n  \
     ringpost-loadgen group --groups 100 --members 100 --senders 10 --in-flight 1\n  \
-    ringpost-loadgen group --members 5000 --rate 20\n\n\
+    ringpost-loadgen group --members 5000 --rate 20\n  \
+    ringpost-loadgen group --members 10000 --stalled 1\n\n\
     Every delivery is acknowledged and checked at its receiver: content, order, loss, duplicates.")]
 pub struct GroupArgs {
     #[command(flatten)]
@@ -53,8 +54,12 @@ pub struct GroupArgs {
     /// Members of each that send
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub senders: u32,
+    /// Members of each, the last ones, that read nothing before the load is over; then they must get
+    /// all of it, within --drain
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub stalled: u32,
     /// Messages in flight per sender. A message is in flight until its sender has the server's
-    /// receipt and all other members have the message
+    /// receipt and all other members who read have the message
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub in_flight: u32,
     /// Bytes of each message's payload, a JSON object
@@ -97,6 +102,9 @@ impl GroupArgs {
         }
         if self.senders > self.members {
             return Err("--senders is more than --members".to_owned());
+        }
+        if self.senders.max(2) + self.stalled > self.members {
+            return Err("--senders and --stalled leave nobody to listen in --members".to_owned());
         }
         if self.user_count() * self.senders > 1 << 24 {
             return Err("--members times --senders of all groups is too much to check".to_owned());

@@ -3,17 +3,21 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use monoio::buf::IoBufMut;
 use monoio::io::{
     AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable,
 };
 use monoio::net::TcpStream;
+use monoio::time::sleep;
 use ringpost_core::ws::frame::Role;
 use ringpost_core::ws::message::{Event, Receiver};
 
 use super::{Client, Incoming, Scenario, State};
 
+/// How often a connection that does not read looks whether it shall.
+const STALL_POLL: Duration = Duration::from_millis(20);
 /// One read takes at most this much; larger messages are put together by the receiver.
 const READ_BYTES: usize = 16 << 10;
 
@@ -60,6 +64,10 @@ impl<S: Scenario + 'static> Client<S> {
         let mut buffer = rest;
         buffer.reserve_exact(READ_BYTES.saturating_sub(buffer.len()));
         let why = loop {
+            // What a read that was under way has brought waits here too.
+            while !self.reads(conn) {
+                sleep(STALL_POLL).await;
+            }
             match self.take(conn, &mut receiver, &mut buffer) {
                 Ok(()) => {}
                 Err(why) => break why,
@@ -74,6 +82,12 @@ impl<S: Scenario + 'static> Client<S> {
             }
         };
         self.ended(conn, &why);
+    }
+
+    /// Whether the scenario lets this connection read; before the load all do.
+    fn reads(&self, conn: u16) -> bool {
+        let state = self.state.borrow();
+        !state.started || state.scenario.as_ref().is_none_or(|scenario| scenario.reads(conn))
     }
 
     /// Gives whole messages to the scenario; leaves the rest at the start of `buffer`.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Checks, Cost, Measured, Report, line, to_json, write_latencies};
 use crate::args::GroupArgs;
 use crate::latency::Summary;
-use crate::scenario::Outcome;
+use crate::scenario::{Outcome, Stalled};
 
 #[derive(Debug, Serialize)]
 struct Group {
@@ -15,6 +15,7 @@ struct Group {
     groups: u32,
     members: u32,
     senders_per_group: u32,
+    stalled_per_group: u32,
     in_flight_per_sender: u32,
     payload_bytes: u32,
     client_threads: u16,
@@ -44,8 +45,27 @@ struct Group {
     sent: u64,
     receipts: u64,
     deliveries: u64,
+    /// Of the members who did not read before the load was over.
+    stalled: Option<Late>,
     #[serde(flatten)]
     checks: Checks,
+}
+
+/// What members got who did not read before the load was over.
+#[derive(Debug, Serialize)]
+struct Late {
+    pending: u64,
+    deliveries: u64,
+    repeats: u64,
+    catch_up: Summary,
+}
+
+impl Late {
+    fn new(stalled: &Stalled) -> Late {
+        let Stalled { pending, deliveries, repeats, catch_up } = stalled;
+        let catch_up = catch_up.summary();
+        Late { pending: *pending, deliveries: *deliveries, repeats: *repeats, catch_up }
+    }
 }
 
 /// The result of `group`.
@@ -60,6 +80,7 @@ pub fn group(args: &GroupArgs, outcome: &Outcome, measured: &Measured) -> impl R
         groups: args.groups,
         members: args.members,
         senders_per_group: args.senders,
+        stalled_per_group: args.stalled,
         in_flight_per_sender: args.in_flight,
         payload_bytes: args.payload,
         client_threads: args.common.threads,
@@ -80,6 +101,7 @@ pub fn group(args: &GroupArgs, outcome: &Outcome, measured: &Measured) -> impl R
         sent: outcome.sent,
         receipts: outcome.receipts,
         deliveries: outcome.deliveries,
+        stalled: (args.stalled > 0).then(|| Late::new(&outcome.stalled)),
         checks: Checks::new(&outcome.faults, outcome.foreign, deliveries > 0),
     }
 }
@@ -103,7 +125,18 @@ impl Report for Group {
             ("last", &self.last),
         ];
         let lag = self.send_lag.as_ref().map(|lag| ("send lag", lag));
-        write_latencies(rows.into_iter().chain(lag), &mut text);
+        let late = self.stalled.as_ref().map(|late| ("catch up", &late.catch_up));
+        write_latencies(rows.into_iter().chain(late).chain(lag), &mut text);
+        if let Some(Late { pending, deliveries, repeats, .. }) = &self.stalled {
+            line(
+                &mut text,
+                format_args!(
+                    "stalled     {} of each group read nothing until then: {pending} messages waited \
+                     for them, {deliveries} came, {repeats} more than once",
+                    self.stalled_per_group
+                ),
+            );
+        }
         self.cost.write(&mut text);
         let Group { sent, receipts, deliveries, .. } = self;
         let what = format!("{sent} sent, {receipts} acknowledged, {deliveries} deliveries");

@@ -2,8 +2,11 @@
 //! acknowledge it, and check that it is the next one of its sender.
 //!
 //! *In flight* per sender: a message is open from being sent until its sender has the server's
-//! receipt and every other member has the message. All members of a group are on one thread, so that
+//! receipt and every other member who reads has the message. All members of a group are on one thread, so that
 //! a message's whole way is seen here. Nobody is in two groups.
+//!
+//! The last members of a group may be told not to read before the load is over. They must get all of
+//! it then; what the server sent them again meanwhile is counted and no fault.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -30,6 +33,8 @@ pub struct Settings {
     pub members: u16,
     /// Senders of a group.
     pub senders: u16,
+    /// Members of a group, the last ones, who read nothing before the load is over.
+    pub stalled: u16,
     /// Messages in flight per sender.
     pub in_flight: u32,
     /// Bytes of a payload.
@@ -67,6 +72,10 @@ pub struct Group {
     sending: bool,
     schedule: Option<Schedule>,
     measured_ns: Range<u64>,
+    /// When the load was over, and those read who had not.
+    stopped_ns: Option<u64>,
+    /// How many of them do not have everything.
+    behind: u16,
     /// Open loop: the sender whose message is due next, and that message's number.
     next_due: (usize, u32),
     outcome: Outcome,
@@ -128,6 +137,8 @@ impl Group {
             sending: false,
             schedule: None,
             measured_ns: 0..0,
+            stopped_ns: None,
+            behind: 0,
             next_due: (0, 1),
             outcome: Outcome::new(),
             payload: Vec::new(),
@@ -135,8 +146,45 @@ impl Group {
         }
     }
 
+    /// Who must have a message for it to be closed.
     fn receivers(&self) -> u16 {
-        self.settings.members - 1
+        self.settings.members - 1 - self.settings.stalled
+    }
+
+    fn is_stalled(&self, conn: u16) -> bool {
+        conn % self.settings.members >= self.settings.members - self.settings.stalled
+    }
+
+    fn stalled(&self) -> impl Iterator<Item = u16> + use<> {
+        let Settings { groups, members, stalled, .. } = self.settings;
+        let last = move |group: u32| {
+            (members - stalled..members).map(move |at| group as u16 * members + at)
+        };
+        (0..groups).flat_map(last)
+    }
+
+    /// Messages to its group that this member does not have.
+    fn lacking(&self, conn: u16) -> u64 {
+        let senders = usize::from(self.settings.senders);
+        let group = usize::from(conn / self.settings.members);
+        let of = |at: usize| {
+            let place = usize::from(conn) * senders + at;
+            let missing = self.missing.get(&place).map_or(0, BTreeSet::len);
+            let sent = self.senders[group * senders + at].sent();
+            u64::from(sent - self.highest[place]) + missing as u64
+        };
+        (0..senders).map(of).sum()
+    }
+
+    /// Who had not read has got one more.
+    fn late(&mut self, conn: u16, now_ns: u64) {
+        self.outcome.stalled.deliveries += 1;
+        if let Some(stopped_ns) = self.stopped_ns
+            && self.lacking(conn) == 0
+        {
+            self.behind -= 1;
+            self.outcome.stalled.catch_up.record(now_ns.saturating_sub(stopped_ns));
+        }
     }
 
     /// The connection of a sender.
@@ -260,13 +308,21 @@ impl Group {
         if !names_fit || !self.payloads.matches(flow, number, message.payload) {
             self.fault(FaultKind::Damaged, from, number, &name);
         }
-        if let Err(kind) = self.in_order(conn, index, number) {
+        let order = self.in_order(conn, index, number);
+        if self.is_stalled(conn) && order == Err(FaultKind::Duplicate) {
+            self.outcome.stalled.repeats += 1;
+            return;
+        }
+        if let Err(kind) = order {
             self.fault(kind, from, number, &name);
             if kind == FaultKind::Duplicate {
                 return;
             }
         }
-        self.delivered(index, number, now_ns, out);
+        match self.is_stalled(conn) {
+            true => self.late(conn, now_ns),
+            false => self.delivered(index, number, now_ns, out),
+        }
     }
 
     /// Whether it is the next one of its sender at this receiver.
@@ -407,6 +463,10 @@ impl Scenario for Group {
         }
     }
 
+    fn reads(&self, conn: u16) -> bool {
+        self.stopped_ns.is_some() || !self.is_stalled(conn)
+    }
+
     fn on_closed(&mut self, conn: u16, why: &str) {
         if std::mem::replace(&mut self.connected[usize::from(conn)], false) {
             let name = self.name(conn);
@@ -438,6 +498,12 @@ impl Scenario for Group {
         // What this client itself is late with is not what could not be sent.
         self.on_time(now_ns, out);
         self.sending = false;
+        self.stopped_ns = Some(now_ns);
+        for conn in self.stalled() {
+            let lacking = self.lacking(conn);
+            self.outcome.stalled.pending += lacking;
+            self.behind += u16::from(lacking > 0);
+        }
         let Some(schedule) = self.schedule else { return };
         // What was due and never sent waited until now at least.
         for index in 0..self.senders.len() {
@@ -460,11 +526,17 @@ impl Scenario for Group {
 
     fn is_settled(&self) -> bool {
         let gone = self.connected.iter().any(|connected| !connected);
-        gone || self.senders.iter().all(|sender| sender.in_flight == 0)
+        let closed = || self.senders.iter().all(|sender| sender.in_flight == 0);
+        gone || self.behind == 0 && closed()
     }
 
     fn finish(mut self) -> Outcome {
         let receivers = self.receivers();
+        for conn in self.stalled() {
+            let (lacking, name) = (self.lacking(conn), self.name(conn));
+            let example = || format!("{lacking} to {name}, who had not read");
+            self.outcome.faults.add_many(FaultKind::Lost, lacking, example);
+        }
         for index in 0..self.senders.len() {
             let conn = self.conn_of(index);
             let Sender { closed, open, .. } = std::mem::take(&mut self.senders[index]);

@@ -36,6 +36,20 @@ fn a_faultless_server_passes_and_every_member_gets_every_message() {
 }
 
 #[test]
+fn who_reads_nothing_before_the_load_is_over_gets_all_of_it_then() {
+    let extra = ["--stalled", "1", "--rate", "200", "--drain", "5"];
+    let usual = &USUAL[..6];
+    let (status, report) = run("group", Fault::None, &[usual, &SHORT, &extra].concat());
+    assert_eq!(status, Some(0), "{report}");
+    let sent = report["sent"].as_u64().expect("a count");
+    assert!(sent > 0, "{report}");
+    assert_eq!(report["deliveries"], 3 * sent, "the others'");
+    let stalled = &report["stalled"];
+    assert_eq!((&stalled["pending"], &stalled["deliveries"]), (&sent.into(), &sent.into()));
+    assert_eq!(stalled["catch_up"]["count"], 2, "one of each group");
+}
+
+#[test]
 fn a_group_that_is_made_in_parts_tells_its_members_who_acknowledge_that() {
     let load = ["--members", "450", "--in-flight", "1", "--drain", "5"];
     let (status, report) = run("group", Fault::None, &[&load[..], &SHORT].concat());

@@ -3,6 +3,7 @@
 use super::*;
 use crate::args::DialectName;
 use crate::dialect;
+use crate::scenario::Stalled;
 use crate::show::Show;
 use ringpost_core::ws::frame::Role;
 use ringpost_core::ws::message::{Event, Receiver};
@@ -24,12 +25,18 @@ struct World {
 
 impl World {
     fn new(in_flight: u32, rate: Option<u32>) -> World {
+        World::with_stalled(in_flight, rate, 0)
+    }
+
+    /// The last members of each group do not read.
+    fn with_stalled(in_flight: u32, rate: Option<u32>, stalled: u16) -> World {
         let settings = Settings {
             first_group: 3,
             groups: 2,
             all_groups: 2,
             members: 4,
             senders: 2,
+            stalled,
             in_flight,
             payload: 256,
             rate,
@@ -87,9 +94,13 @@ impl World {
         }
     }
 
-    /// The queued frames reach the clients.
+    /// The queued frames reach the clients that read.
     fn deliver(&mut self) {
         for (conn, frame) in std::mem::take(&mut self.queue) {
+            if !self.group.reads(conn) {
+                self.queue.push((conn, frame));
+                continue;
+            }
             self.group.on_text(conn, frame.to_string().as_bytes(), self.now_ns, &mut self.out);
         }
     }
@@ -139,6 +150,63 @@ fn every_member_gets_every_message_and_acknowledges_it() {
     assert_eq!((outcome.sent, outcome.receipts, outcome.deliveries), (88, 88, 264));
     assert_eq!((outcome.completed, outcome.measured_deliveries), (88, 264));
     assert_eq!((outcome.first.summary().count, outcome.last.summary().count), (88, 88));
+}
+
+/// Ten rounds in which the last member of each group does not read.
+fn ten_rounds_without_two() -> World {
+    let mut world = World::with_stalled(2, None, 1);
+    for round in 1..=10 {
+        world.now_ns = round * MS;
+        world.round();
+    }
+    // Four senders, two in flight each, two others who read: nobody is held up.
+    assert_eq!(world.group.outcome.completed, 4 * 2 * 10);
+    assert_eq!(world.group.outcome.deliveries, 4 * 2 * 10 * 2);
+    world.serve();
+    world.deliver();
+    world.group.stop(world.now_ns, &mut world.out);
+    assert!(!world.group.is_settled(), "two have to catch up");
+    world
+}
+
+#[test]
+fn who_does_not_read_holds_nobody_up_and_gets_all_of_it_later() {
+    let mut world = ten_rounds_without_two();
+    // The server has sent the first one again meanwhile.
+    let first = world.deliveries_to(3)[0];
+    let again = world.queue[first].clone();
+    world.queue.push(again);
+    world.now_ns += 5 * MS;
+    world.round();
+    assert!(world.group.is_settled());
+    let outcome = world.group.finish();
+    assert_eq!(found(&outcome), []);
+    let Stalled { pending, deliveries, repeats, catch_up } = &outcome.stalled;
+    assert_eq!((*pending, *deliveries, *repeats), (96, 96, 1));
+    assert_eq!((catch_up.summary().count, outcome.sent), (2, 96));
+    assert_eq!(outcome.deliveries, 192, "the others'");
+}
+
+#[test]
+fn what_who_did_not_read_never_gets_is_lost() {
+    let mut world = ten_rounds_without_two();
+    let second = world.deliveries_to(3)[1];
+    world.queue.remove(second);
+    world.round();
+    assert!(!world.group.is_settled());
+    assert_eq!(found(&world.group.finish()), [(FaultKind::Lost, 1)]);
+    // A change of order is no repeat.
+    let mut world = ten_rounds_without_two();
+    let all = world.deliveries_to(7);
+    let last = *all.last().expect("some");
+    let number = |at: usize| world.queue[at].1["id"].clone();
+    let (from, id) = (world.queue[last].1["from"].clone(), number(last));
+    let before =
+        all.iter().rev().find(|at| world.queue[**at].1["from"] == from && number(**at) != id);
+    let before = *before.expect("each sends more than one");
+    world.queue.swap(before, last);
+    world.round();
+    assert_eq!(found(&world.group.finish()), [(FaultKind::Reordered, 1)]);
 }
 
 #[test]
