@@ -349,7 +349,7 @@ mod tests {
                     --strangers-over-groups --presence-quiet-s 5 --revoke-within-s 60 --metrics-public \
                     --deflate false --deflate-level 6 \
                     --log-format json \
-                    --log-level debug --imboy-catchup-gap-ms 0 --imboy-c2c-retry-s 1,2 \
+                    --log-level debug --imboy-catchup-gap-ms 0 --imboy-ack-is-read --imboy-c2c-retry-s 1,2 \
                     --imboy-c2g-retry-s 1 --imboy-apply-friend-retry-s 1 \
                     --imboy-logged-another-device-retry-s 1 --imboy-s2c-retry-s 1 \
                     --rate-limit-requests-per-s 1 --rate-limit-requests-burst 1 \
@@ -361,6 +361,7 @@ mod tests {
         assert!(!config.auto_create_users);
         assert_eq!((config.deflate, config.deflate_level), (false, 6));
         assert_eq!(config.dialects.imboy.retries.private, [1_000, 2_000]);
+        assert!(config.dialects.imboy.ack_is_read);
         let flags = line.split_whitespace().filter(|word| word.starts_with("--")).count();
         assert_eq!(flags, KEYS.len(), "a flag is missing in this test");
     }

@@ -200,6 +200,7 @@ fn answer(load: &Load) -> Loaded {
         Load::Cursors { .. } => Loaded::Cursors(Vec::new()),
         Load::Relations { .. } => Loaded::Relations(Vec::new()),
         Load::Owed { .. } => Loaded::Owed(Vec::new()),
+        Load::DueKeys { .. } => Loaded::DueKeys(Vec::new()),
         other => panic!("private messages that are delivered live need no {other:?}"),
     }
 }
