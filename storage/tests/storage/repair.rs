@@ -322,10 +322,13 @@ fn an_interrupted_repair_must_be_finished() {
 
 #[test]
 fn what_a_repair_cannot_mend_is_left_alone() {
-    let check = |store: &Path, words: &str| {
-        let before = files(store);
+    let refused = |store: &Path, words: &str| {
         let error = Repair::examine(store).map(|_| ()).expect_err(words);
         assert!(error.to_string().contains(words), "{error}");
+    };
+    let check = |store: &Path, words: &str| {
+        let before = files(store);
+        refused(store, words);
         assert!(files(store) == before, "nothing was changed");
     };
     let dir = tempfile::tempdir().expect("a directory");
@@ -340,7 +343,8 @@ fn what_a_repair_cannot_mend_is_left_alone() {
     let mixed = store.damaged(|wal| wal.clone_from(&foreign));
     check(mixed.path(), "this store did not write");
     let rocks = open(store.dir.path());
-    check(store.dir.path(), "in use by another process");
+    // Its files change while it is open: RocksDB writes notes and removes what it needs no more.
+    refused(store.dir.path(), "in use by another process");
     rocks.flush().expect("flushed");
     drop(rocks);
     for file in files(store.dir.path()).into_keys() {
