@@ -64,16 +64,20 @@ impl Schedule {
         }
     }
 
-    /// Too many: gives up the later half of what is ahead, which is read again in its time. `false`:
-    /// there is nothing ahead, all is due already.
-    fn narrow(&mut self, wall_ms: u64) -> bool {
+    /// Too many: gives up the later half of what is ahead, which is read again in its time. What is
+    /// due already stays.
+    fn narrow(&mut self, wall_ms: u64) {
         let ahead = self.until_ms.saturating_sub(wall_ms) / 2;
-        if ahead == 0 {
-            return false;
+        if ahead > 0 {
+            self.until_ms = wall_ms + ahead;
+            self.held.split_off(&(self.until_ms, MessageId([0; 12])));
         }
-        self.until_ms = wall_ms + ahead;
-        self.held.split_off(&(self.until_ms, MessageId([0; 12])));
-        true
+    }
+
+    /// When the first one is due that is not yet.
+    fn next_ms(&self, wall_ms: u64) -> Option<u64> {
+        let first = (wall_ms + 1, MessageId([0; 12]));
+        self.held.range(first..).next().map(|(key, _)| key.0)
     }
 }
 
@@ -104,16 +108,17 @@ impl Shard {
         self.schedule.turn = turn;
         self.schedule.hold(key);
         if self.schedule.held.len() > DUE_HELD_MAX {
-            self.narrow();
+            self.schedule.narrow(wall_ms);
         }
-        self.arm_due(key.due_ms);
+        self.arm_due();
         self.answer(command, Ok(Done::Stored(stored)), turn, effects);
     }
 
     /// Looks when the next one may be due.
-    fn arm_due(&mut self, due_ms: u64) {
-        let now_ms = self.now_ms();
-        let wait = due_ms.saturating_sub(self.now.wall_ms);
+    fn arm_due(&mut self) {
+        let (now_ms, wall_ms) = (self.now_ms(), self.now.wall_ms);
+        let Some(due_ms) = self.schedule.next_ms(wall_ms) else { return };
+        let wait = due_ms - wall_ms;
         let (at_ms, armed_ms) = (now_ms + wait, self.schedule.armed_ms);
         if wait < DUE_LOOK_MS && (armed_ms <= now_ms || at_ms < armed_ms) {
             self.schedule.armed_ms = at_ms;
@@ -129,13 +134,7 @@ impl Shard {
         }
         self.read_schedule(effects);
         self.fire(effects);
-        let soon = self.now.wall_ms + DUE_LOOK_MS;
-        let (first, behind) =
-            ((self.now.wall_ms + 1, MessageId([0; 12])), (soon, MessageId([0; 12])));
-        let next = self.schedule.held.range(first..behind).next().map(|(key, _)| key.0);
-        if let Some(due_ms) = next {
-            self.arm_due(due_ms);
-        }
+        self.arm_due();
     }
 
     /// Begins to read the next window, or goes on where there was no room.
@@ -183,24 +182,11 @@ impl Shard {
         if page.len() < DUE_PAGE as usize {
             schedule.reading = None;
         } else if schedule.held.len() >= DUE_HELD_MAX {
-            self.narrow();
+            schedule.narrow(self.now.wall_ms);
         }
         self.ask_for_due(effects);
         self.fire(effects);
-        let first = (self.now.wall_ms + 1, MessageId([0; 12]));
-        let next = self.schedule.held.range(first..).next().map(|(key, _)| key.0);
-        if let Some(due_ms) = next {
-            self.arm_due(due_ms);
-        }
-    }
-
-    /// Makes room by looking less far ahead. What is being read is read again from its beginning.
-    fn narrow(&mut self) {
-        if self.schedule.narrow(self.now.wall_ms)
-            && let Some(reading) = &mut self.schedule.reading
-        {
-            reading.after = None;
-        }
+        self.arm_due();
     }
 
     /// Reads what is due now, some at a time, in order.
