@@ -649,7 +649,10 @@ impl Shard {
         if end != OPEN && position.acked >= end {
             return self.report_seen(user, device, membership, end, effects);
         }
-        // Also where its place is its seat's: the seat may go on before the device does.
+        if seated == Some(position.acked) && position.ranges.is_empty() {
+            // Its place is its seat's; passes count it from here on (`CatchUp::has_place`).
+            return;
+        }
         let audience = Audience::Group(row.group.clone());
         self.begin_reading(user, device, key, position, head, Some(&audience));
     }
@@ -703,36 +706,13 @@ impl Shard {
         }
         self.place_among_everybody(user, device, everybody, effects);
         let Some(live) = self.live(user, device, epoch) else { return };
-        let placed = std::mem::take(&mut live.catch_up.placed);
+        live.catch_up.placed = Vec::new();
         self.take_early(user, device, effects);
-        for key in placed {
-            self.seated(user, device, key);
-        }
         let owner = self.users.get_mut(user).expect("it has a live device");
         if !owner.is_reading_memberships() {
             owner.news = Vec::new();
         }
         self.pump(user, device, effects);
-    }
-
-    /// A device that was not served while it found its places has what its seat has, or reads it.
-    fn seated(&mut self, user: UserRef, device: u32, key: ConvKey) {
-        let Some((has, _)) = self.seat_position(user, key) else { return };
-        let owner = self.users.get_mut(user).expect("looked up by the caller");
-        let Some(inbox) = owner.inbox.get_mut(&key) else { return };
-        inbox.head = inbox.head.max(has);
-        let head = inbox.head;
-        let Some(cursor) = inbox.cursor(device) else { return };
-        if cursor.sent < head && !cursor.is_paced() && !cursor.behind {
-            cursor.behind = true;
-            let live = owner.devices[device as usize].live.as_mut();
-            live.expect("looked up by the caller").behind.push_back(key);
-        } else if cursor.sent == has && has == head && !cursor.skips_ahead() {
-            inbox.forget(device);
-            if inbox.cursors.is_empty() {
-                owner.inbox.remove(&key);
-            }
-        }
     }
 
     /// One conversation in which the device may have something to get.
