@@ -30,16 +30,13 @@ pub async fn list(
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
     let user = path_user(id)?;
-    let mut params = Parameters::of(params)?;
-    let after = params.take("after").map(|after| opened(&after)).transpose()?;
-    let limit = params.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE);
-    params.end()?;
+    let (after, limit) = Parameters::of(params)?.page(opened, PAGE, PAGE_MAX)?;
     match shared.ask(Operation::Chats { user, after, limit }).await? {
         Answer::Chats(page) => {
             let items = page.chats.iter().map(shown).collect::<Result<Vec<Value>, _>>()?;
             let mut answer = json!({ "items": items });
-            if let (Some(next), Value::Object(answer)) = (page.next, &mut answer) {
-                answer.insert("next".to_owned(), closed(next));
+            if let Some(next) = page.next {
+                answer["next"] = closed(next);
             }
             Ok(Json(answer))
         }
@@ -81,8 +78,8 @@ fn shown(chat: &Chat) -> Result<Value, ApiError> {
         "unread": chat.unread,
         "last": messages::shown(&chat.conversation, &last),
     });
-    if let (Some(seq), Value::Object(shown)) = (chat.mention, &mut shown) {
-        shown.insert("mention".to_owned(), json!(seq));
+    if let Some(seq) = chat.mention {
+        shown["mention"] = json!(seq);
     }
     Ok(shown)
 }

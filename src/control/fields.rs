@@ -233,6 +233,20 @@ impl Parameters {
         number.map(Some).ok_or_else(wrong)
     }
 
+    /// Those of a list, and nothing else: what it begins behind, which `opened` reads from the `next`
+    /// of an earlier answer, and how many there may be.
+    pub fn page<T>(
+        mut self,
+        opened: impl Fn(&str) -> Result<T, ApiError>,
+        limit: u32,
+        most: u32,
+    ) -> Result<(Option<T>, u32), ApiError> {
+        let after = self.take("after").map(|after| opened(&after)).transpose()?;
+        let limit = self.number("limit", 1, most)?.unwrap_or(limit);
+        self.end()?;
+        Ok((after, limit))
+    }
+
     /// Every one has been asked for: the first that is left is unknown.
     pub fn end(self) -> Result<(), ApiError> {
         match self.0.into_keys().next() {

@@ -86,10 +86,7 @@ pub async fn list(
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
     let user = path_user(id)?;
-    let mut params = Parameters::of(params)?;
-    let after = params.take("after").map(|after| opened(&after)).transpose()?;
-    let limit = params.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE);
-    params.end()?;
+    let (after, limit) = Parameters::of(params)?.page(opened, PAGE, PAGE_MAX)?;
     match shared.ask(Operation::Friends { user, after, limit }).await? {
         Answer::Friends(friends) => {
             let items: Vec<Value> = friends.iter().map(shown).collect();

@@ -182,10 +182,7 @@ pub async fn members(
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
     let group = path_group(id)?;
-    let mut params = Parameters::of(params)?;
-    let after = params.take("after").map(|after| opened(&after)).transpose()?;
-    let limit = params.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE);
-    params.end()?;
+    let (after, limit) = Parameters::of(params)?.page(opened, PAGE, PAGE_MAX)?;
     match shared.ask_group(&group, GroupOperation::List { after, limit }).await? {
         Answer::Members(members) => {
             let mut page = json!({ "items": shown_members(&members) });
