@@ -10,7 +10,7 @@ use ringpost_core::record::Record;
 
 use crate::error::Malformed;
 use crate::keys::{self, CONV_BYTES, Family, Key};
-use crate::load::{Head, Miss, View, cursors, head, malformed, page};
+use crate::load::{Head, Miss, View, cursors_in, head, malformed, page};
 use crate::{record, value};
 
 /// A page of a user's conversations.
@@ -109,7 +109,7 @@ fn chat(
     };
     let mut read = said.max(sent);
     if !acked_is_read.is_empty() {
-        for (device, position) in cursors(view, user, key)? {
+        for (device, position) in cursors_in(view, user, key)? {
             if acked_is_read.contains(&device.dialect) {
                 read = read.max(position.acked);
             }

@@ -16,7 +16,7 @@ use ringpost_core::relations::RelationRow;
 use ringpost_core::scheduled::DueKey;
 
 use crate::error::{LogError, Malformed, hex};
-use crate::keys::{self, Family};
+use crate::keys::{self, Family, Key};
 use crate::{chats, record, value};
 
 /// Why a view has no answer.
@@ -69,6 +69,21 @@ pub(crate) trait View {
         end: &[u8],
         visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Malformed>,
     ) -> Result<(), Miss>;
+
+    /// The keys that begin with each of `prefixes`, which ascend, handed to `visit` with the
+    /// prefix's index.
+    fn scan_prefixes(
+        &self,
+        family: Family,
+        prefixes: &[Key],
+        mut visit: impl FnMut(usize, &[u8], &[u8]) -> Result<(), Malformed>,
+    ) -> Result<(), Miss> {
+        prefixes.iter().enumerate().try_for_each(|(index, prefix)| {
+            self.scan(family, prefix, &prefix.end(), |key, value| {
+                visit(index, key, value).map(ControlFlow::Continue)
+            })
+        })
+    }
 }
 
 /// What a malformed key or value is reported as.
@@ -125,7 +140,7 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
             chats::reading(view, user, conversation, *key, *to, *limit).map(Loaded::Reading)
         }
         Load::Cursors { user, conversation } => {
-            cursors(view, user, *conversation).map(Loaded::Cursors)
+            cursors_in(view, user, *conversation).map(Loaded::Cursors)
         }
         Load::Page { conversation, from, to, bytes } => {
             page(view, *conversation, *from, *to, *bytes).map(Loaded::Page)
@@ -447,8 +462,9 @@ fn memberships(
         rows.push((keys::parse_conv(&key[prefix.len()..])?, value::membership(value)?));
         Ok(ControlFlow::Continue(()))
     })?;
+    let cursors = cursors(view, user, rows.iter().map(|(conversation, _)| *conversation))?;
     let mut memberships = Vec::with_capacity(rows.len());
-    for (conversation, mut row) in rows {
+    for ((conversation, mut row), cursors) in rows.into_iter().zip(cursors) {
         let key = keys::group(&row.group);
         let group = view.get(Family::Rows, &key, value::group)?;
         let Some(group) = group else {
@@ -461,7 +477,6 @@ fn memberships(
         {
             *last = group.closed_seq;
         }
-        let cursors = cursors(view, user, conversation)?;
         memberships.push(MembershipLoaded { conversation, row, cursors });
     }
     Ok(memberships)
@@ -478,18 +493,30 @@ fn user(view: &impl View, user: &UserId) -> Result<UserLoaded, Miss> {
     Ok(UserLoaded { row, devices })
 }
 
-pub(crate) fn cursors(
+/// The positions of the user's devices in each of these conversations, which ascend.
+fn cursors(
+    view: &impl View,
+    user: &UserId,
+    conversations: impl Iterator<Item = ConvKey>,
+) -> Result<Vec<Vec<(DeviceId, Position)>>, Miss> {
+    let prefixes: Vec<_> =
+        conversations.map(|conversation| keys::cursors(user, conversation)).collect();
+    let mut cursors = vec![vec![]; prefixes.len()];
+    view.scan_prefixes(Family::Rows, &prefixes, |index, key, value| {
+        let device = keys::parse_device(&key[prefixes[index].len()..])?;
+        cursors[index].push((device, value::position(value)?));
+        Ok(())
+    })?;
+    Ok(cursors)
+}
+
+/// The same in one conversation.
+pub(crate) fn cursors_in(
     view: &impl View,
     user: &UserId,
     conversation: ConvKey,
 ) -> Result<Vec<(DeviceId, Position)>, Miss> {
-    let prefix = keys::cursors(user, conversation);
-    let mut cursors = vec![];
-    view.scan(Family::Rows, &prefix, &prefix.end(), |key, value| {
-        cursors.push((keys::parse_device(&key[prefix.len()..])?, value::position(value)?));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(cursors)
+    cursors(view, user, std::iter::once(conversation)).map(|mut cursors| cursors.remove(0))
 }
 
 fn inbox(
@@ -509,15 +536,15 @@ fn inbox(
         marks.push((keys::parse_conv(&key[prefix.len()..])?, value::seq(value)?));
         Ok(ControlFlow::Continue(()))
     })?;
+    let cursors = cursors(view, user, marks.iter().map(|(conversation, _)| *conversation))?;
     let mut inbox = Vec::with_capacity(marks.len());
-    for (conversation, seq) in marks {
+    for ((conversation, seq), cursors) in marks.into_iter().zip(cursors) {
         // Asked after the mark: a mark is committed with the record that it was put for.
         let head = head(view, conversation)?.seq;
         if head < seq {
             let why = Malformed("a mark is ahead of its conversation");
             return Err(malformed(Family::Rows, &keys::mark(user, conversation), why).into());
         }
-        let cursors = cursors(view, user, conversation)?;
         inbox.push(InboxMark { conversation, seq, head, cursors });
     }
     Ok(inbox)

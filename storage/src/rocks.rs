@@ -23,7 +23,7 @@ use rocksdb::{
 use crate::batch::{self, Batch};
 use crate::directory::Directory;
 use crate::error::{LogError, Malformed};
-use crate::keys::{self, Family};
+use crate::keys::{self, Family, Key};
 use crate::load::{self, Miss, View, malformed};
 use crate::{Durability, FORMAT, Gauges, Log, Opening, Recovery, opening};
 
@@ -365,6 +365,31 @@ impl View for Reads<'_> {
             }
         }
         iterator.status().map_err(|error| miss(&error))
+    }
+
+    /// With one iterator: to make one costs more than to move it.
+    fn scan_prefixes(
+        &self,
+        family: Family,
+        prefixes: &[Key],
+        mut visit: impl FnMut(usize, &[u8], &[u8]) -> Result<(), Malformed>,
+    ) -> Result<(), Miss> {
+        assert!(family != Family::Dedup, "its memtable has no order");
+        let Some(last) = prefixes.last() else { return Ok(()) };
+        let mut options = self.iterator();
+        options.set_iterate_upper_bound(&*last.end());
+        let mut iterator = self.db.raw_iterator_cf_opt(handle(self.db, family), options);
+        for (index, prefix) in prefixes.iter().enumerate() {
+            iterator.seek(&**prefix);
+            while let Some((key, value)) = iterator.item()
+                && key.starts_with(prefix)
+            {
+                visit(index, key, value).map_err(|why| malformed(family, key, why))?;
+                iterator.next();
+            }
+            iterator.status().map_err(|error| miss(&error))?;
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ringpost_core::command::GroupOperation;
 use ringpost_core::error::Refusal;
-use ringpost_core::event::{Answer, JoinPolicy, Operation};
+use ringpost_core::event::{Answer, JoinPolicy, Load, Operation};
 use ringpost_core::ids::{ConnId, UserId};
 use ringpost_core::limits;
 use serde_json::Value;
@@ -380,6 +380,34 @@ fn unacknowledged_group_messages_are_sent_again_at_their_times() {
     let wanted = [0, 3_500, 7_000, 10_000, 15_000];
     assert_eq!(at.len(), wanted.len(), "{at:?}");
     assert!(at.iter().zip(wanted).all(|(&ms, wanted)| near(ms, wanted)), "{at:?}");
+}
+
+/// Nobody acknowledges what a device is not shown: its own messages, and news for other dialects.
+#[test]
+fn what_is_not_shown_is_read_once() {
+    let mut world = World::new(2);
+    found(&mut world, "team", &["alice", "bob"]);
+    let pages_read = |world: &mut World, end: fn(&mut World, ConnId)| {
+        world.asked = Some(Vec::new());
+        let alice = world.connect("alice", "a");
+        assert_eq!(world.take(alice), Vec::<Value>::new());
+        end(world, alice);
+        let asked = world.asked.take().expect("put above");
+        asked.iter().filter(|load| matches!(load, Load::Page { .. })).count()
+    };
+    assert_eq!(pages_read(&mut world, World::disconnect), 1);
+    assert_eq!(pages_read(&mut world, World::disconnect), 0, "it was stored when she left");
+    let alice = world.connect("alice", "a");
+    for n in 0..3 {
+        world.send_group(alice, &xid(n), "team", "hi");
+    }
+    world = world.crash(2);
+    let stays = |world: &mut World, _| world.advance_ms(limits::CURSOR_FLUSH_MS + 10);
+    assert_eq!(pages_read(&mut world, stays), 1);
+    world = world.crash(2);
+    assert_eq!(pages_read(&mut world, stays), 0, "it was stored after a second");
+    let bob = world.connect("bob", "b");
+    assert_eq!(got(&mut world, bob, "b").len(), 3);
 }
 
 /// News of one group must not pass a device by while it waits for another group's head.

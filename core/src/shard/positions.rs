@@ -36,16 +36,10 @@ impl Shard {
         let owner = self.users.get_mut(user).expect("looked up above");
         let inbox = owner.inbox.get_mut(&key).expect("what is in flight is kept");
         inbox.changed_ms = now_ms;
-        let rest = {
-            let cursor = inbox.cursor(device).expect("what is in flight has a cursor");
-            cursor.unacked -= 1;
-            cursor.dirty = true;
-            cursor.unacked == 0
-        };
-        if !std::mem::replace(&mut inbox.listed, true) {
-            self.dirty.push((user, key));
-            self.arm_flush();
-        }
+        let cursor = inbox.cursor(device).expect("what is in flight has a cursor");
+        cursor.unacked -= 1;
+        let rest = cursor.unacked == 0;
+        self.position_moved(user, device, key);
         if rest {
             self.arm_settle(user, key);
         }
@@ -54,9 +48,17 @@ impl Shard {
         }
     }
 
-    fn arm_flush(&mut self) {
-        if !std::mem::replace(&mut self.flush_armed, true) {
-            self.timers.arm(self.now_ms() + CURSOR_FLUSH_MS, Timer::Flush);
+    /// The device's position in a conversation is another one than that stored: it is written
+    /// with the next flush, or when the device leaves.
+    pub(crate) fn position_moved(&mut self, user: UserRef, device: u32, key: ConvKey) {
+        let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let inbox = owner.inbox.get_mut(&key).expect("looked up by the caller");
+        inbox.cursor(device).expect("looked up by the caller").dirty = true;
+        if !std::mem::replace(&mut inbox.listed, true) {
+            self.dirty.push((user, key));
+            if !std::mem::replace(&mut self.flush_armed, true) {
+                self.timers.arm(self.now_ms() + CURSOR_FLUSH_MS, Timer::Flush);
+            }
         }
     }
 

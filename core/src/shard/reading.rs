@@ -143,10 +143,16 @@ impl Shard {
         }
         assert_eq!(record.seq, cursor.sent + 1, "pages have no holes");
         let rules = self.config.dialects.delivery(at.id.dialect);
-        if cursor.skips(record.seq)
-            || !is_shown(record, &owner.id, &at.id, rules.echo_to_own_devices)
-        {
+        if cursor.skips(record.seq) {
             cursor.sent = record.seq;
+            return Some(None);
+        }
+        if !is_shown(record, &owner.id, &at.id, rules.echo_to_own_devices) {
+            cursor.sent = record.seq;
+            if !cursor.dirty {
+                // Nobody will acknowledge it, and the next stay would read it again.
+                self.position_moved(user, device, key);
+            }
             return Some(None);
         }
         if !live.has_room() || cursor.ranges(key, live) >= CURSOR_RANGES_PULL {
