@@ -20,18 +20,12 @@ use crate::check::{FaultKind, Faults};
 use crate::cpu::Used;
 use crate::latency::Summary;
 
-/// A result.
-pub trait Report {
-    /// Whether all checks passed.
-    fn ok(&self) -> bool;
-    /// For programs.
-    fn json(&self) -> String;
+/// A result: as JSON for programs.
+pub trait Report: Serialize {
+    /// What was looked for in what came back.
+    fn checks(&self) -> &Checks;
     /// For people.
     fn text(&self) -> String;
-}
-
-fn to_json(report: &impl Serialize) -> String {
-    serde_json::to_string(report).expect("a report has string keys and finite numbers")
 }
 
 /// What the CPU samples said.
@@ -220,13 +214,14 @@ fn disturbed(client: &Used, server: Option<&Used>, cores: usize) -> bool {
 
 /// The outcome of the checks.
 #[derive(Debug, Serialize)]
-struct Checks {
+pub struct Checks {
     /// Messages of earlier runs that were delivered to these users.
     foreign: u64,
     /// Every check that failed, with its count.
     faults: BTreeMap<&'static str, u64>,
     fault_examples: Vec<String>,
-    ok: bool,
+    /// All of them passed.
+    pub ok: bool,
 }
 
 impl Checks {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Checks, Cost, Report, line, to_json, write_latencies};
+use super::{Checks, Cost, Report, line, write_latencies};
 use crate::args::{CatchUpArgs, CommonArgs, ConnectArgs, IdleArgs};
 use crate::crowd::{catch_up as caught, connecting, idle as idling};
 use crate::latency::Summary;
@@ -86,12 +86,8 @@ pub fn idle(args: &IdleArgs, found: &idling::Found) -> impl Report {
 }
 
 impl Report for Idle {
-    fn ok(&self) -> bool {
-        self.checks.ok
-    }
-
-    fn json(&self) -> String {
-        to_json(self)
+    fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     fn text(&self) -> String {
@@ -172,12 +168,8 @@ pub fn connect(args: &ConnectArgs, found: &connecting::Found) -> impl Report {
 }
 
 impl Report for Connect {
-    fn ok(&self) -> bool {
-        self.checks.ok
-    }
-
-    fn json(&self) -> String {
-        to_json(self)
+    fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     fn text(&self) -> String {
@@ -250,12 +242,8 @@ pub fn catch_up(args: &CatchUpArgs, found: &caught::Found) -> impl Report {
 }
 
 impl Report for CatchUp {
-    fn ok(&self) -> bool {
-        self.checks.ok
-    }
-
-    fn json(&self) -> String {
-        to_json(self)
+    fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     fn text(&self) -> String {

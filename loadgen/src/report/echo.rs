@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Checks, Cost, Measured, Report, line, to_json, write_latencies};
+use super::{Checks, Cost, Measured, Report, line, write_latencies};
 use crate::args::EchoArgs;
 use crate::latency::Summary;
 use crate::scenario::Outcome;
@@ -47,12 +47,8 @@ pub fn echo(args: &EchoArgs, outcome: &Outcome, measured: &Measured) -> impl Rep
 }
 
 impl Report for Echo {
-    fn ok(&self) -> bool {
-        self.checks.ok
-    }
-
-    fn json(&self) -> String {
-        to_json(self)
+    fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     fn text(&self) -> String {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Checks, Cost, Measured, Report, line, to_json, write_latencies};
+use super::{Checks, Cost, Measured, Report, line, write_latencies};
 use crate::args::GroupArgs;
 use crate::latency::Summary;
 use crate::scenario::{Outcome, Stalled};
@@ -107,12 +107,8 @@ pub fn group(args: &GroupArgs, outcome: &Outcome, measured: &Measured) -> impl R
 }
 
 impl Report for Group {
-    fn ok(&self) -> bool {
-        self.checks.ok
-    }
-
-    fn json(&self) -> String {
-        to_json(self)
+    fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     fn text(&self) -> String {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Checks, Cost, Measured, Report, line, to_json, write_latencies};
+use super::{Checks, Cost, Measured, Report, line, write_latencies};
 use crate::args::PrivateArgs;
 use crate::latency::Summary;
 use crate::scenario::Outcome;
@@ -73,12 +73,8 @@ pub fn private(args: &PrivateArgs, outcome: &Outcome, measured: &Measured) -> im
 }
 
 impl Report for Private {
-    fn ok(&self) -> bool {
-        self.checks.ok
-    }
-
-    fn json(&self) -> String {
-        to_json(self)
+    fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     fn text(&self) -> String {
