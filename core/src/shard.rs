@@ -4,11 +4,13 @@
 //! home of its [`conversations`] entry, executes it when all that it needs is known; [`appending`]
 //! stores it; [`delivery`] (at the member's home) sends it to devices; what they cannot take live is
 //! read from the log by [`reading`] and sent again by [`retries`]; [`positions`] counts
-//! acknowledgements. [`connect`] brings connections to their user; [`users`], [`links`] and
-//! [`timers`] hold state. Nothing here may touch the world: see [`crate::event`].
+//! acknowledgements. [`connect`] brings connections to their user, [`catch_up`] finds out what there
+//! is for them; [`operations`] is what the control plane asks; [`users`], [`links`] and [`timers`] hold
+//! state. Nothing here may touch the world: see [`crate::event`].
 
 mod accounts;
 mod appending;
+mod catch_up;
 mod compression;
 mod connect;
 mod conversations;
@@ -18,6 +20,7 @@ mod everybody;
 mod fanout;
 mod groups;
 pub mod links;
+mod operations;
 mod positions;
 mod presence;
 mod prompts;

@@ -23,7 +23,7 @@ use crate::limits::{
 };
 use crate::record::Kind;
 use crate::shard::Shard;
-use crate::shard::connect::change_ranges;
+use crate::shard::catch_up::change_ranges;
 use crate::shard::delivery::{Encoded, encode, is_shown, send};
 use crate::shard::users::{Cursor, Live, UserRef};
 
