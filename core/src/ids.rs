@@ -4,7 +4,7 @@
 //! Each id is a type of its own, so that two of them cannot be swapped. Nothing here reads a clock
 //! or draws a random number: seconds and secrets come in as arguments.
 
-use compact_str::CompactString;
+use compact_str::{CompactString, format_compact};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
@@ -331,9 +331,16 @@ impl DedupKey {
         DedupKey::of(conversation, sender.as_str(), client_id, secret)
     }
 
-    /// The same for what nobody has sent.
-    pub fn of_nobody(conversation: ConvKey, client_id: &str, secret: u64) -> DedupKey {
-        DedupKey::of(conversation, "", client_id, secret)
+    /// The same for a notice, which nobody has sent: to this user, or to everybody. `id` is its
+    /// sender's own id for it.
+    pub fn of_notice(
+        conversation: ConvKey,
+        to: Option<&UserId>,
+        id: &str,
+        secret: u64,
+    ) -> DedupKey {
+        let id = format_compact!("notice:{id}");
+        DedupKey::of(conversation, to.map_or("", UserId::as_str), &id, secret)
     }
 
     fn of(conversation: ConvKey, sender: &str, client_id: &str, secret: u64) -> DedupKey {

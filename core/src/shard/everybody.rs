@@ -107,10 +107,8 @@ impl Shard {
         {
             return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
         }
-        let dedup = (!notice.id.is_empty()).then(|| {
-            let own = compact_str::format_compact!("notice:{}", notice.id);
-            DedupKey::of_nobody(key, &own, self.config.secret)
-        });
+        let dedup = (!notice.id.is_empty())
+            .then(|| DedupKey::of_notice(key, None, &notice.id, self.config.secret));
         self.enqueue(index, Request::Notice(id, notice), dedup, effects);
     }
 

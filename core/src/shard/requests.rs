@@ -80,10 +80,8 @@ impl Shard {
         if self.conversations.slab[index as usize].waiting.len() >= CONVERSATION_WAITERS_MAX {
             return effects.now.answers.push((id, Answer::Refused(Refusal::TryAgain)));
         }
-        let dedup = (!notice.id.is_empty()).then(|| {
-            let own = compact_str::format_compact!("notice:{}", notice.id);
-            DedupKey::new(key, user, &own, self.config.secret)
-        });
+        let dedup = (!notice.id.is_empty())
+            .then(|| DedupKey::of_notice(key, Some(user), &notice.id, self.config.secret));
         self.enqueue(index, Request::Notice(id, notice), dedup, effects);
     }
 

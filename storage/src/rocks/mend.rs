@@ -174,15 +174,13 @@ impl Mend<'_> {
         if record.client_id.is_empty() {
             return None;
         }
-        let notice = format!("notice:{}", record.client_id);
+        let (id, secret) = (record.client_id, self.secret);
         match (UserId::parse(record.sender), name) {
-            (Some(sender), _) => Some(DedupKey::new(conv, &sender, record.client_id, self.secret)),
+            (Some(sender), _) => Some(DedupKey::new(conv, &sender, id, secret)),
             (None, Conversation::Notice(user)) => {
-                Some(DedupKey::new(conv, user, &notice, self.secret))
+                Some(DedupKey::of_notice(conv, Some(user), id, secret))
             }
-            (None, Conversation::Broadcast) => {
-                Some(DedupKey::of_nobody(conv, &notice, self.secret))
-            }
+            (None, Conversation::Broadcast) => Some(DedupKey::of_notice(conv, None, id, secret)),
             (None, _) => None,
         }
     }

@@ -284,7 +284,7 @@ fn notices_to_everybody_whose_name_is_lost_are_kept() {
     let load = Load::Conversation { key: all, expected: None };
     let Loaded::Conversation(loaded) = rocks.load(&load).expect("answered") else { panic!() };
     assert_eq!((loaded.conversation, loaded.head), (Some(Conversation::Broadcast), 1));
-    let again = ask(&rocks, &Load::Dedup { key: DedupKey::of_nobody(all, "notice:n1", secret) });
+    let again = ask(&rocks, &Load::Dedup { key: DedupKey::of_notice(all, None, "n1", secret) });
     assert!(again.contains("seq: 1"), "{again}");
 }
 
