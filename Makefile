@@ -28,7 +28,7 @@ ROUNDS ?= 100
 BENCH ?=
 
 .PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench bench-code \
-	autobahn crash
+	api-check autobahn crash
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -81,6 +81,9 @@ bench-code: ## What single parts cost, without sockets: framing, dialects, core,
 autobahn: setup ## The WebSocket conformance suite (needs Python 2.7); make autobahn CASES=all takes 15 minutes
 	cargo build $(CARGO_FLAGS) --examples
 	@scripts/autobahn.sh $(BIN)/examples/ws_echo $(CASES)
+
+api-check: build ## Generated requests against the OpenAPI document (installs schemathesis from PyPI)
+	@scripts/api-check.sh $(BIN)
 
 # The checks are steps, not alternatives: one after the other also under `make -j`.
 .NOTPARALLEL:

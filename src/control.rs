@@ -2,7 +2,8 @@
 //! users through the mesh like anybody else; when it stalls, messages flow on.
 //!
 //! It decides nothing about users or messages: it checks who asks and what the request says, sends
-//! an operation to the home, and waits for the answer, which comes when it is durable.
+//! an operation to the home, and waits for the answer, which comes when it is durable. What can be
+//! asked is said in one place, the [`catalogue`].
 //!
 //! *Bounds.* Connections: [`listener::CONNECTIONS_MAX`], further ones wait to be accepted; one
 //! request of each at a time; bodies [`BODY_BYTES_MAX`]; a request, and an
@@ -10,9 +11,10 @@
 
 mod accounts;
 pub mod auth;
+mod catalogue;
+mod content;
 mod conversations;
 mod error;
-mod fields;
 mod friends;
 mod groups;
 mod health;
@@ -20,9 +22,11 @@ mod listener;
 mod messages;
 mod metrics_page;
 mod notices;
+mod openapi;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod types;
 mod users;
 
 use std::io;
@@ -34,7 +38,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post, put};
+use axum::routing::get;
 use ringpost_core::dialect::Settings;
 use ringpost_core::error::Refusal;
 use ringpost_core::event::{Answer, Operation};
@@ -47,6 +51,7 @@ use crate::mesh::{AskError, Mesh};
 use crate::stats::Stats;
 use crate::token::Signer;
 use auth::ApiKeys;
+use catalogue::{Entry, entry};
 use error::ApiError;
 
 /// Larger bodies are refused with 413.
@@ -191,38 +196,52 @@ async fn serve(
     }
 }
 
+/// The operations of the API.
+fn operations() -> Vec<Entry> {
+    vec![
+        entry::<health::GetInfo>(),
+        entry::<tokens::MintToken>(),
+        entry::<users::PutUser>(),
+        entry::<users::GetUser>(),
+        entry::<accounts::Cancel>(),
+        entry::<accounts::Kick>(),
+        entry::<accounts::BanUser>(),
+        entry::<accounts::Unban>(),
+        entry::<accounts::SetState>(),
+        entry::<accounts::Connections>(),
+        entry::<accounts::GetPresence>(),
+        entry::<friends::AskFriend>(),
+        entry::<friends::AcceptFriend>(),
+        entry::<friends::RejectFriend>(),
+        entry::<friends::EndFriendship>(),
+        entry::<friends::ListFriends>(),
+        entry::<friends::Block>(),
+        entry::<friends::Unblock>(),
+        entry::<groups::CreateGroup>(),
+        entry::<groups::GetGroup>(),
+        entry::<groups::ChangeGroup>(),
+        entry::<groups::DissolveGroup>(),
+        entry::<groups::AddMembers>(),
+        entry::<groups::ListMembers>(),
+        entry::<groups::ChangeMember>(),
+        entry::<groups::RemoveMember>(),
+        entry::<messages::SendMessage>(),
+        entry::<messages::GetMessage>(),
+        entry::<messages::RevokeMessage>(),
+        entry::<notices::SendNotice>(),
+        entry::<conversations::ListConversations>(),
+        entry::<conversations::MarkRead>(),
+    ]
+}
+
 fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let operations = operations();
+    let document = Arc::new(openapi::document(&operations).to_string());
+    catalogue::router(&operations)
+        .route("/openapi.json", get(move || openapi::serve(document.clone())))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics_page::metrics))
-        .route("/v1/info", get(health::info))
-        .route("/v1/tokens", post(tokens::mint))
-        .route("/v1/users/{id}", put(users::put).get(users::read).delete(accounts::cancel))
-        .route("/v1/users/{id}/kick", post(accounts::kick))
-        .route("/v1/users/{id}/ban", post(accounts::ban).delete(accounts::unban))
-        .route("/v1/users/{id}/state", put(accounts::state))
-        .route("/v1/users/{id}/connections", get(accounts::connections))
-        .route("/v1/users/{id}/friends", get(friends::list))
-        .route("/v1/users/{id}/blocks/{other}", put(friends::block).delete(friends::unblock))
-        .route("/v1/users/{id}/conversations", get(conversations::list))
-        .route("/v1/conversations/{conversation}/read", post(conversations::read))
-        .route("/v1/presence", get(accounts::presence))
-        .route("/v1/friends/requests", post(friends::ask))
-        .route("/v1/friends/accept", post(friends::accept))
-        .route("/v1/friends/reject", post(friends::reject))
-        .route("/v1/friends/{a}/{b}", delete(friends::end))
-        .route("/v1/notices", post(notices::send))
-        .route("/v1/messages", post(messages::send))
-        .route("/v1/messages/{id}", get(messages::read))
-        .route("/v1/messages/{id}/revoke", post(messages::revoke))
-        .route("/v1/groups", post(groups::create))
-        .route("/v1/groups/{id}", get(groups::read).patch(groups::change).delete(groups::dissolve))
-        .route("/v1/groups/{id}/members", post(groups::add).get(groups::members))
-        .route(
-            "/v1/groups/{id}/members/{user}",
-            patch(groups::change_member).delete(groups::remove),
-        )
         .fallback(async || ApiError::not_found("no such path"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

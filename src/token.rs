@@ -17,7 +17,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use ringpost_core::admit::{Claims, TokenCheck, TokenFault};
 use ringpost_core::ids::UserId;
 use ringpost_core::limits::DEVICE_ID_BYTES_MAX;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::config::tables::{Auth, TokenKey, check_secret};
@@ -266,7 +267,9 @@ pub struct Grant {
 }
 
 /// What a token's user is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// A person.
@@ -276,7 +279,7 @@ pub enum Role {
 }
 
 /// Unit of the times in a token.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ExpUnit {
     /// As RFC 7519 has it.

@@ -1,157 +1,212 @@
 //! `/v1/users/{id}/…` and `/v1/presence`: who is sent away, banned, cancelled, hidden, connected.
 
-use std::sync::Arc;
-
-use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
 use ringpost_core::account::{AccountOperation, Ban, Connected, Presence};
 use ringpost_core::error::Refusal;
-use ringpost_core::event::{Answer, Operation};
+use ringpost_core::event::{Answer, Operation as Ask};
 use ringpost_core::ids::UserId;
 use ringpost_core::limits::{BAN_REASON_BYTES_MAX, DEVICE_ID_BYTES_MAX};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::auth::{MayRead, MayWrite};
+use super::catalogue::{Answered, At, Operation, Route, ok};
 use super::error::ApiError;
-use super::fields::{Fields, Parameters, Params, PathOf, path_user, user_id};
+use super::types::{Done, Page, Text, User};
+use super::users::State;
 use super::{Shared, wall_ms};
 
 /// Users of one question about presence: each is asked at its home.
 const PRESENCE_MAX: usize = 100;
 
-/// `POST /v1/users/{id}/kick`: ends the connections of a device, or all.
-pub async fn kick(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    let device = fields.text("device", DEVICE_ID_BYTES_MAX)?.map(Into::into);
-    fields.end()?;
-    shared.change(user, AccountOperation::Kick { device }).await
+/// Ends the connections of a user's device, or all of his.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kick {
+    id: User,
+    /// Without it: all devices.
+    device: Option<Text<DEVICE_ID_BYTES_MAX>>,
 }
 
-/// `POST /v1/users/{id}/ban`: `until` in ms since 1970, without it for ever.
-pub async fn ban(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    let until_ms = fields.number("until")?.unwrap_or(u64::MAX);
-    let reason = fields.text("reason", BAN_REASON_BYTES_MAX)?;
-    let reason = reason.filter(|reason| !reason.is_empty());
-    fields.end()?;
-    let reason = reason.ok_or_else(|| ApiError::invalid("reason", "must be given: it is shown"))?;
-    if until_ms <= wall_ms() {
-        return Err(ApiError::invalid("until", "must be in the future, in ms since 1970"));
+impl Operation for Kick {
+    const ROUTE: Route = Route::post("kickUser", "/v1/users/{id}/kick");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        let device = self.device.map(|device| device.0.into());
+        at.shared.change(self.id.0, AccountOperation::Kick { device }).await
     }
-    shared.change(user, AccountOperation::Ban(Some(Ban { until_ms, reason }))).await
 }
 
-/// `DELETE /v1/users/{id}/ban`.
-pub async fn unban(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    shared.change(user, AccountOperation::Ban(None)).await
+/// Bans a user: he is told why, his connections end, and he cannot connect before that time.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BanUser {
+    id: User,
+    /// Ms since 1970; without it for ever.
+    until: Option<u64>,
+    /// What he is told.
+    #[schemars(length(min = 1))]
+    reason: Text<BAN_REASON_BYTES_MAX>,
 }
 
-/// What friends are told.
-#[derive(Deserialize)]
+impl Operation for BanUser {
+    const ROUTE: Route = Route::post("banUser", "/v1/users/{id}/ban");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        let (until_ms, reason) = (self.until.unwrap_or(u64::MAX), self.reason.0);
+        if reason.is_empty() {
+            return Err(ApiError::invalid("reason", "must be given: it is shown"));
+        }
+        if until_ms <= wall_ms() {
+            return Err(ApiError::invalid("until", "must be in the future, in ms since 1970"));
+        }
+        let ban = Some(Ban { until_ms, reason });
+        at.shared.change(self.id.0, AccountOperation::Ban(ban)).await
+    }
+}
+
+/// Ends a user's ban.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Unban {
+    id: User,
+}
+
+impl Operation for Unban {
+    const ROUTE: Route = Route::delete("unbanUser", "/v1/users/{id}/ban");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        at.shared.change(self.id.0, AccountOperation::Ban(None)).await
+    }
+}
+
+/// Says what a user's friends are told of him.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetState {
+    id: User,
+    state: State,
+}
+
+impl Operation for SetState {
+    const ROUTE: Route = Route::put("setUserState", "/v1/users/{id}/state");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        at.shared.change(self.id.0, AccountOperation::Hide(self.state == State::Hide)).await
+    }
+}
+
+/// Cancels an account. Answered when nobody can use it or write to it any more; friends are told,
+/// and groups left, right after that.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    id: User,
+    /// Who gets the groups that he owns; without it they are dissolved.
+    transfer_to: Option<User>,
+}
+
+impl Operation for Cancel {
+    const ROUTE: Route = Route::delete("cancelUser", "/v1/users/{id}");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        let (user, heir) = (self.id.0, self.transfer_to.map(|heir| heir.0));
+        if heir.as_ref() == Some(&user) {
+            return Err(ApiError::invalid("transfer_to", "must be another user"));
+        }
+        // A change of the profile may be under way.
+        let _alone = at.shared.lock(user.slot()).lock().await;
+        at.shared.change(user, AccountOperation::Cancel { heir }).await
+    }
+}
+
+/// The devices of a user that are connected.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Connections {
+    id: User,
+}
+
+/// A connected device.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Connection {
+    dialect: &'static str,
+    device: String,
+    /// As the client says.
+    platform: String,
+    /// As the client says.
+    version: String,
+    connections: u32,
+    /// Ms since 1970.
+    since_ts: u64,
+    /// What it has not acknowledged, what was not sent yet included.
+    pending: u64,
+}
+
+impl Operation for Connections {
+    const ROUTE: Route = Route::get("listConnections", "/v1/users/{id}/connections");
+    type Answer = Page<Connection>;
+
+    async fn perform(self, at: At) -> Result<Answered<Page<Connection>>, ApiError> {
+        let operation = AccountOperation::Connections;
+        match at.shared.ask(Ask::Account { user: self.id.0, operation }).await? {
+            Answer::Connections(devices) => ok(Page::whole(devices.iter().map(shown).collect())),
+            answer => Err(refused(answer)),
+        }
+    }
+}
+
+/// Who is online, of up to 100 users; unknown ones are offline.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GetPresence {
+    /// Given once for each.
+    #[schemars(length(min = 1, max = 100))]
+    user: Vec<User>,
+}
+
+/// What one user's friends may know.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PresenceOf {
+    user: String,
+    state: Seen,
+}
+
+/// What others may know of a user.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum Shown {
+#[schemars(inline)]
+enum Seen {
     Online,
     Hide,
+    Offline,
 }
 
-/// `PUT /v1/users/{id}/state`.
-pub async fn state(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    let state = fields.word("state", "online, hide")?;
-    fields.end()?;
-    let state: Shown =
-        state.ok_or_else(|| ApiError::invalid("state", "must be one of online, hide"))?;
-    shared.change(user, AccountOperation::Hide(matches!(state, Shown::Hide))).await
-}
+impl Operation for GetPresence {
+    const ROUTE: Route = Route::get("getPresence", "/v1/presence");
+    type Answer = Page<PresenceOf>;
 
-/// `DELETE /v1/users/{id}?transfer_to=`: cancels the account. Answered when nobody can use it or
-/// write to it any more; friends are told, and groups left, right after that.
-pub async fn cancel(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-    params: Params,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    let mut params = Parameters::of(params)?;
-    let heir = params.user("transfer_to")?;
-    params.end()?;
-    if heir.as_ref() == Some(&user) {
-        return Err(ApiError::invalid("transfer_to", "must be another user"));
-    }
-    // A change of the profile may be under way.
-    let _alone = shared.lock(user.slot()).lock().await;
-    shared.change(user, AccountOperation::Cancel { heir }).await
-}
-
-/// `GET /v1/users/{id}/connections`.
-pub async fn connections(
-    _: MayRead,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    let operation = AccountOperation::Connections;
-    match shared.ask(Operation::Account { user, operation }).await? {
-        Answer::Connections(devices) => {
-            let items: Vec<Value> = devices.iter().map(shown).collect();
-            Ok(Json(json!({ "items": items })))
+    async fn perform(self, at: At) -> Result<Answered<Page<PresenceOf>>, ApiError> {
+        if !(1..=PRESENCE_MAX).contains(&self.user.len()) {
+            let message = format!("must be given 1 to {PRESENCE_MAX} times");
+            return Err(ApiError::invalid("user", message));
         }
-        answer => Err(refused(answer)),
-    }
-}
-
-/// `GET /v1/presence?user=a&user=b`: unknown users are offline.
-pub async fn presence(
-    _: MayRead,
-    State(shared): State<Arc<Shared>>,
-    params: Result<Query<Vec<(String, String)>>, QueryRejection>,
-) -> Result<Json<Value>, ApiError> {
-    let Query(params) = params.map_err(|_| ApiError::bad_request("the query is malformed"))?;
-    if params.is_empty() || params.len() > PRESENCE_MAX {
-        return Err(ApiError::invalid("user", format!("must be given 1 to {PRESENCE_MAX} times")));
-    }
-    let mut users: Vec<UserId> = Vec::with_capacity(params.len());
-    for (name, id) in params {
-        if name != "user" {
-            return Err(ApiError::unknown_field(name));
+        let mut items = Vec::with_capacity(self.user.len());
+        for User(user) in self.user {
+            let operation = AccountOperation::Presence;
+            let state = match at.shared.ask(Ask::Account { user: user.clone(), operation }).await? {
+                Answer::Presence(Presence::Online) => Seen::Online,
+                Answer::Presence(Presence::Hidden) => Seen::Hide,
+                Answer::Presence(Presence::Offline) | Answer::NoSuchUser => Seen::Offline,
+                answer => return Err(refused(answer)),
+            };
+            items.push(PresenceOf { user: user.to_string(), state });
         }
-        users.push(user_id("user", &id)?);
+        ok(Page::whole(items))
     }
-    let mut items = Vec::with_capacity(users.len());
-    for user in users {
-        let operation = AccountOperation::Presence;
-        let state = match shared.ask(Operation::Account { user: user.clone(), operation }).await? {
-            Answer::Presence(Presence::Online) => "online",
-            Answer::Presence(Presence::Hidden) => "hide",
-            Answer::Presence(Presence::Offline) | Answer::NoSuchUser => "offline",
-            answer => return Err(refused(answer)),
-        };
-        items.push(json!({ "user": user.as_str(), "state": state }));
-    }
-    Ok(Json(json!({ "items": items })))
 }
 
 impl Shared {
@@ -159,9 +214,9 @@ impl Shared {
         &self,
         user: UserId,
         operation: AccountOperation,
-    ) -> Result<Json<Value>, ApiError> {
-        match self.ask(Operation::Account { user, operation }).await? {
-            Answer::Done => Ok(Json(json!({}))),
+    ) -> Result<Answered<Done>, ApiError> {
+        match self.ask(Ask::Account { user, operation }).await? {
+            Answer::Done => ok(Done {}),
             answer => Err(refused(answer)),
         }
     }
@@ -175,11 +230,14 @@ fn refused(answer: Answer) -> ApiError {
     }
 }
 
-fn shown(device: &Connected) -> Value {
-    json!({
-        "dialect": device.dialect.name(), "device": device.device.as_str(),
-        "platform": device.client.platform.as_str(),
-        "version": device.client.version.as_str(),
-        "connections": device.connections, "since_ts": device.since_ms, "pending": device.pending,
-    })
+fn shown(device: &Connected) -> Connection {
+    Connection {
+        dialect: device.dialect.name(),
+        device: device.device.to_string(),
+        platform: device.client.platform.to_string(),
+        version: device.client.version.to_string(),
+        connections: device.connections,
+        since_ts: device.since_ms,
+        pending: device.pending,
+    }
 }

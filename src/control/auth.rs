@@ -3,8 +3,6 @@
 //! The keys are long and random, so that a fast hash is right; comparisons take the same time
 //! whatever they find.
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
@@ -73,46 +71,6 @@ impl Caller {
     /// Refuses when the key does not have the scope.
     pub fn must(&self, scope: Scope) -> Result<(), ApiError> {
         if self.scopes.contains(&scope) { Ok(()) } else { Err(ApiError::forbidden(scope.name())) }
-    }
-}
-
-/// The caller may read. As an argument of a handler it refuses everybody else, before the body is
-/// read; likewise the other two.
-pub struct MayRead;
-/// The caller may write.
-pub struct MayWrite;
-/// The caller, who may become any user.
-pub struct IsAdmin(pub Caller);
-
-fn checked(parts: &mut Parts, scope: Scope) -> Result<Caller, ApiError> {
-    // A path that is open to everybody has no caller.
-    let caller = parts.extensions.get::<Caller>();
-    let caller = caller.ok_or_else(|| ApiError::unauthorized("needs an API key"))?;
-    caller.must(scope)?;
-    Ok(caller.clone())
-}
-
-impl<S: Sync> FromRequestParts<S> for MayRead {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<MayRead, ApiError> {
-        checked(parts, Scope::Read).map(|_caller| MayRead)
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for MayWrite {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<MayWrite, ApiError> {
-        checked(parts, Scope::Write).map(|_caller| MayWrite)
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for IsAdmin {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<IsAdmin, ApiError> {
-        checked(parts, Scope::Admin).map(IsAdmin)
     }
 }
 

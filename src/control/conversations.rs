@@ -1,98 +1,102 @@
 //! `/v1/users/{id}/conversations` and `/v1/conversations/{conv}/read`: what a user has, how much of it
 //! he has not read, and how far he has.
 
-use std::sync::Arc;
+use ringpost_core::event::{Answer, Chat, Operation as Ask};
+use ringpost_core::ids::{ConvKey, Conversation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use axum::Json;
-use axum::extract::{Path, State};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ringpost_core::event::{Answer, Chat, Operation};
-use ringpost_core::ids::{ConvKey, Conversation, Slot};
-use serde_json::{Value, json};
-
-use super::Shared;
-use super::auth::{MayRead, MayWrite};
+use super::catalogue::{Answered, At, Operation, Route, ok};
 use super::error::ApiError;
-use super::fields::{Fields, Parameters, Params, PathOf, path_user};
-use super::messages;
+use super::messages::{self, Shown};
+use super::types::{After, Limit, Page, User, next};
 
-/// Conversations in one page of a list, unless another number is asked for, and the most.
-const PAGE: u32 = 100;
-const PAGE_MAX: u32 = 500;
+/// A user's conversations, in no particular order.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListConversations {
+    id: User,
+    after: Option<After<ConvKey>>,
+    limit: Option<Limit<500>>,
+}
 
-/// `GET /v1/users/{id}/conversations?after=&limit=`: in no particular order, each with its unread
-/// count, the first unread mention (a seq) and the last message or event.
-pub async fn list(
-    _: MayRead,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-    params: Params,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    let (after, limit) = Parameters::of(params)?.page(opened, PAGE, PAGE_MAX)?;
-    match shared.ask(Operation::Chats { user, after, limit }).await? {
-        Answer::Chats(page) => {
-            let items = page.chats.iter().map(shown).collect::<Result<Vec<Value>, _>>()?;
-            let mut answer = json!({ "items": items });
-            if let Some(next) = page.next {
-                answer["next"] = closed(next);
+/// A conversation of a user.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Conversation")]
+pub struct ShownChat {
+    conversation: String,
+    /// The seq up to which he has read.
+    read: u64,
+    /// How many messages he has not read.
+    unread: u64,
+    /// The seq of the first unread message that mentions him.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mention: Option<u64>,
+    last: Shown,
+}
+
+impl Operation for ListConversations {
+    const ROUTE: Route = Route::get("listConversations", "/v1/users/{id}/conversations");
+    type Answer = Page<ShownChat>;
+
+    async fn perform(self, at: At) -> Result<Answered<Page<ShownChat>>, ApiError> {
+        let (after, limit) = (self.after.map(|after| after.0), Limit::or_usual(self.limit));
+        match at.shared.ask(Ask::Chats { user: self.id.0, after, limit }).await? {
+            Answer::Chats(page) => {
+                let items = page.chats.iter().map(shown).collect::<Result<_, _>>()?;
+                ok(Page { items, next: page.next.as_ref().map(next) })
             }
-            Ok(Json(answer))
+            Answer::NoSuchUser => Err(ApiError::not_found("no such user")),
+            _ => Err(ApiError::internal("a user's home gave another answer than was asked for")),
         }
-        Answer::NoSuchUser => Err(ApiError::not_found("no such user")),
-        _ => Err(ApiError::internal("a user's home gave another answer than was asked for")),
     }
 }
 
-/// `POST /v1/conversations/{conv}/read` `{user, seq}`: the user has read everything up to `seq`. It
-/// never goes back: answers how far he has read now.
-pub async fn read(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    conversation: PathOf<String>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let user = fields.user("user")?;
-    let seq = fields.number("seq")?.filter(|seq| *seq > 0);
-    fields.end()?;
-    let seq = seq.ok_or_else(|| ApiError::invalid("seq", "must be a whole number, 1 or more"))?;
-    let Path(text) = conversation
-        .map_err(|_| ApiError::invalid("conversation", "is not percent-encoded UTF-8"))?;
-    let conversation = Conversation::parse(&text, &user)
-        .ok_or_else(|| ApiError::invalid("conversation", "is none that this user can have"))?;
-    match shared.ask(Operation::Read { user, conversation, seq }).await? {
-        Answer::Read(read) => Ok(Json(json!({ "conversation": text, "read": read }))),
-        Answer::NoSuchUser => Err(ApiError::not_found("no such user")),
-        Answer::Found(None) => Err(ApiError::not_found("the user has no such message there")),
-        _ => Err(ApiError::internal("a user's home gave another answer than was asked for")),
+/// A user has read everything up to a message. It never goes back.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MarkRead {
+    conversation: String,
+    user: User,
+    #[schemars(range(min = 1))]
+    seq: u64,
+}
+
+/// How far a user has read now.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Read {
+    conversation: String,
+    read: u64,
+}
+
+impl Operation for MarkRead {
+    const ROUTE: Route = Route::post("markRead", "/v1/conversations/{conversation}/read");
+    type Answer = Read;
+
+    async fn perform(self, at: At) -> Result<Answered<Read>, ApiError> {
+        let (user, seq) = (self.user.0, self.seq);
+        if seq == 0 {
+            return Err(ApiError::invalid("seq", "must be a whole number, 1 or more"));
+        }
+        let conversation = Conversation::parse(&self.conversation, &user)
+            .ok_or_else(|| ApiError::invalid("conversation", "is none that this user can have"))?;
+        match at.shared.ask(Ask::Read { user, conversation, seq }).await? {
+            Answer::Read(read) => ok(Read { conversation: self.conversation, read }),
+            Answer::NoSuchUser => Err(ApiError::not_found("no such user")),
+            Answer::Found(None) => Err(ApiError::not_found("the user has no such message there")),
+            _ => Err(ApiError::internal("a user's home gave another answer than was asked for")),
+        }
     }
 }
 
-fn shown(chat: &Chat) -> Result<Value, ApiError> {
+fn shown(chat: &Chat) -> Result<ShownChat, ApiError> {
     let last = chat.last.get(0);
     let last = last.ok_or_else(|| ApiError::internal("a conversation without a last message"))?;
-    let mut shown = json!({
-        "conversation": chat.conversation.canonical(),
-        "read": chat.read,
-        "unread": chat.unread,
-        "last": messages::shown(&chat.conversation, &last),
-    });
-    if let Some(seq) = chat.mention {
-        shown["mention"] = json!(seq);
-    }
-    Ok(shown)
-}
-
-/// The conversation that a page begins behind, of the `next` of an earlier one.
-fn opened(after: &str) -> Result<ConvKey, ApiError> {
-    let wrong = || ApiError::invalid("after", "must be the `next` of an earlier answer");
-    let bytes = URL_SAFE_NO_PAD.decode(after).map_err(|_| wrong())?;
-    let (slot, hash) = bytes.split_first_chunk::<2>().ok_or_else(wrong)?;
-    let hash = hash.try_into().map_err(|_| wrong())?;
-    Ok(ConvKey { slot: Slot(u16::from_be_bytes(*slot)), hash })
-}
-
-fn closed(last: ConvKey) -> Value {
-    json!(URL_SAFE_NO_PAD.encode([&last.slot.0.to_be_bytes()[..], &last.hash].concat()))
+    Ok(ShownChat {
+        conversation: chat.conversation.canonical(),
+        read: chat.read,
+        unread: chat.unread,
+        mention: chat.mention,
+        last: messages::shown(&chat.conversation, &last),
+    })
 }

@@ -43,12 +43,6 @@ impl ApiError {
         ApiError { field: Some(field.into()), ..error }
     }
 
-    /// The same; its field is one of the object in the field `parent`.
-    pub fn within(self, parent: &str) -> ApiError {
-        let field = self.field.map(|field| format!("{parent}.{field}").into());
-        ApiError { field, ..self }
-    }
-
     /// 400: there is no such field.
     pub fn unknown_field(field: String) -> ApiError {
         let message = format!("unknown field {field:?}");

@@ -1,137 +1,215 @@
 //! `/v1/friends…`, `/v1/users/{id}/friends`, `/v1/users/{id}/blocks/{other}`: what users are to each
 //! other. What may be done is decided by the pair's home.
 
-use std::sync::Arc;
-
-use axum::Json;
-use axum::extract::State;
 use ringpost_core::error::Refusal;
-use ringpost_core::event::{Answer, Operation};
+use ringpost_core::event::{Answer, Operation as Ask};
 use ringpost_core::ids::UserId;
 use ringpost_core::limits::TERMS_TEXT_BYTES_MAX;
 use ringpost_core::relations::{RelationOperation, RelationRow, Terms};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Shared;
-use super::auth::{MayRead, MayWrite};
+use super::catalogue::{Answered, At, Operation, Route, ok};
 use super::error::ApiError;
-use super::fields::{Fields, Parameters, Params, PathOf, path_user, path_users};
-use super::groups::{closed, opened};
+use super::types::{After, Done, Limit, Page, Text, User};
 
-/// Friends in one page of a list, unless another number is asked for, and the most.
-const PAGE: u32 = 100;
-const PAGE_MAX: u32 = 1_000;
+type Word = Option<Text<TERMS_TEXT_BYTES_MAX>>;
 
-/// `POST /v1/friends/requests`: `from` asks `to` to be friends.
-pub async fn ask(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let (from, to) = pair(&mut fields)?;
-    let mut terms = terms(&mut fields)?;
-    terms.message = text(&mut fields, "message")?;
-    terms.source = text(&mut fields, "source")?;
-    terms.tag = text(&mut fields, "tag")?;
-    fields.end()?;
-    shared.relation(RelationOperation::Ask { from, to, terms }).await
+/// `from` asks `to` to be friends. Somebody who has asked `from` is accepted; a second request
+/// replaces the first.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AskFriend {
+    from: User,
+    to: User,
+    message: Word,
+    /// How they have found each other.
+    source: Word,
+    /// What `from` calls the other.
+    remark: Word,
+    role: Word,
+    /// `from` does not want to see the other's moments.
+    donotlookhim: Option<bool>,
+    /// The other shall not see those of `from`.
+    donotlethimlook: Option<bool>,
+    tag: Word,
 }
 
-/// `POST /v1/friends/accept`: `to` accepts what `from` has asked.
-pub async fn accept(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let (from, to) = pair(&mut fields)?;
-    let terms = terms(&mut fields)?;
-    fields.end()?;
-    shared.relation(RelationOperation::Accept { from, to, terms }).await
-}
+impl Operation for AskFriend {
+    const ROUTE: Route = Route::post("askFriend", "/v1/friends/requests");
+    type Answer = Done;
 
-/// `POST /v1/friends/reject`: `to` does not; `from` is not told.
-pub async fn reject(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let (from, to) = pair(&mut fields)?;
-    fields.end()?;
-    shared.relation(RelationOperation::Reject { from, to }).await
-}
-
-/// `DELETE /v1/friends/{a}/{b}?by=`: their friendship ends, for both. `by` must be one of them.
-pub async fn end(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    path: PathOf<(String, String)>,
-    params: Params,
-) -> Result<Json<Value>, ApiError> {
-    let (one, other) = path_users(path)?;
-    let mut params = Parameters::of(params)?;
-    let by = params.user("by")?;
-    params.end()?;
-    if by.is_some_and(|by| by != one && by != other) {
-        return Err(ApiError::invalid("by", "must be one of the two"));
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        different(&self.from, &self.to, "to")?;
+        let terms = Terms {
+            message: text(self.message),
+            source: text(self.source),
+            remark: text(self.remark),
+            role: text(self.role),
+            do_not_look: self.donotlookhim.unwrap_or_default(),
+            do_not_show: self.donotlethimlook.unwrap_or_default(),
+            tag: text(self.tag),
+        };
+        let (from, to) = (self.from.0, self.to.0);
+        at.shared.relation(RelationOperation::Ask { from, to, terms }).await
     }
-    different(&one, &other, "b")?;
-    shared.relation(RelationOperation::End { one, other }).await
 }
 
-/// `GET /v1/users/{id}/friends?after=&limit=`: in order of their ids.
-pub async fn list(
-    _: MayRead,
-    State(shared): State<Arc<Shared>>,
-    id: PathOf<String>,
-    params: Params,
-) -> Result<Json<Value>, ApiError> {
-    let user = path_user(id)?;
-    let (after, limit) = Parameters::of(params)?.page(opened, PAGE, PAGE_MAX)?;
-    match shared.ask(Operation::Friends { user, after, limit }).await? {
-        Answer::Friends(friends) => {
-            let items: Vec<Value> = friends.iter().map(shown).collect();
-            let mut page = json!({ "items": items });
-            if let Some((last, _)) = friends.last().filter(|_| friends.len() == limit as usize) {
-                page["next"] = closed(last);
-            }
-            Ok(Json(page))
+/// `to` accepts what `from` has asked.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptFriend {
+    from: User,
+    to: User,
+    remark: Word,
+    role: Word,
+    donotlookhim: Option<bool>,
+    donotlethimlook: Option<bool>,
+}
+
+impl Operation for AcceptFriend {
+    const ROUTE: Route = Route::post("acceptFriend", "/v1/friends/accept");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        different(&self.from, &self.to, "to")?;
+        let terms = Terms {
+            remark: text(self.remark),
+            role: text(self.role),
+            do_not_look: self.donotlookhim.unwrap_or_default(),
+            do_not_show: self.donotlethimlook.unwrap_or_default(),
+            ..Terms::default()
+        };
+        let (from, to) = (self.from.0, self.to.0);
+        at.shared.relation(RelationOperation::Accept { from, to, terms }).await
+    }
+}
+
+/// `to` does not want to be a friend of `from`, who is not told.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RejectFriend {
+    from: User,
+    to: User,
+}
+
+impl Operation for RejectFriend {
+    const ROUTE: Route = Route::post("rejectFriend", "/v1/friends/reject");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        different(&self.from, &self.to, "to")?;
+        let (from, to) = (self.from.0, self.to.0);
+        at.shared.relation(RelationOperation::Reject { from, to }).await
+    }
+}
+
+/// Ends a friendship, for both.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndFriendship {
+    a: User,
+    b: User,
+    /// Who ends it: one of the two.
+    by: Option<User>,
+}
+
+impl Operation for EndFriendship {
+    const ROUTE: Route = Route::delete("endFriendship", "/v1/friends/{a}/{b}");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        if self.by.as_ref().is_some_and(|by| *by != self.a && *by != self.b) {
+            return Err(ApiError::invalid("by", "must be one of the two"));
         }
-        answer => Err(refused(answer)),
+        different(&self.a, &self.b, "b")?;
+        let (one, other) = (self.a.0, self.b.0);
+        at.shared.relation(RelationOperation::End { one, other }).await
     }
 }
 
-/// `PUT /v1/users/{id}/blocks/{other}`: `other` cannot write to the user any more.
-pub async fn block(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    path: PathOf<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    shared.block(path, true).await
+/// A user's friends, in order of their ids.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListFriends {
+    id: User,
+    after: Option<After<UserId>>,
+    limit: Option<Limit<1000>>,
 }
 
-/// `DELETE /v1/users/{id}/blocks/{other}`: `other` can again.
-pub async fn unblock(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    path: PathOf<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
-    shared.block(path, false).await
+/// A friend, and what was said of him.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Friend {
+    user: String,
+    /// Ms since 1970.
+    since_ts: u64,
+    /// He cannot write.
+    blocked: bool,
+    source: String,
+    remark: String,
+    role: String,
+    tag: String,
+    donotlookhim: bool,
+    donotlethimlook: bool,
+}
+
+impl Operation for ListFriends {
+    const ROUTE: Route = Route::get("listFriends", "/v1/users/{id}/friends");
+    type Answer = Page<Friend>;
+
+    async fn perform(self, at: At) -> Result<Answered<Page<Friend>>, ApiError> {
+        let (after, limit) = (self.after.map(|after| after.0), Limit::or_usual(self.limit));
+        match at.shared.ask(Ask::Friends { user: self.id.0, after, limit }).await? {
+            Answer::Friends(friends) => ok(Page::of(&friends, limit, shown, |(user, _)| user)),
+            answer => Err(refused(answer)),
+        }
+    }
+}
+
+/// `other` cannot write to the user any more.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    id: User,
+    other: User,
+}
+
+impl Operation for Block {
+    const ROUTE: Route = Route::put("blockUser", "/v1/users/{id}/blocks/{other}");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        at.shared.block(self.id, self.other, true).await
+    }
+}
+
+/// `other` can write to the user again.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Unblock {
+    id: User,
+    other: User,
+}
+
+impl Operation for Unblock {
+    const ROUTE: Route = Route::delete("unblockUser", "/v1/users/{id}/blocks/{other}");
+    type Answer = Done;
+
+    async fn perform(self, at: At) -> Result<Answered<Done>, ApiError> {
+        at.shared.block(self.id, self.other, false).await
+    }
 }
 
 impl Shared {
-    async fn block(
-        &self,
-        path: PathOf<(String, String)>,
-        on: bool,
-    ) -> Result<Json<Value>, ApiError> {
-        let (by, other) = path_users(path)?;
+    async fn block(&self, by: User, other: User, on: bool) -> Result<Answered<Done>, ApiError> {
         different(&by, &other, "other")?;
-        self.relation(RelationOperation::Block { by, other, on }).await
+        self.relation(RelationOperation::Block { by: by.0, other: other.0, on }).await
     }
 
-    async fn relation(&self, operation: RelationOperation) -> Result<Json<Value>, ApiError> {
-        match self.ask(Operation::Relation(Box::new(operation))).await? {
-            Answer::Done => Ok(Json(json!({}))),
+    async fn relation(&self, operation: RelationOperation) -> Result<Answered<Done>, ApiError> {
+        match self.ask(Ask::Relation(Box::new(operation))).await? {
+            Answer::Done => ok(Done {}),
             answer => Err(refused(answer)),
         }
     }
@@ -148,39 +226,28 @@ fn refused(answer: Answer) -> ApiError {
     }
 }
 
-fn pair(fields: &mut Fields) -> Result<(UserId, UserId), ApiError> {
-    let (from, to) = (fields.user("from")?, fields.user("to")?);
-    different(&from, &to, "to")?;
-    Ok((from, to))
-}
-
-fn different(one: &UserId, other: &UserId, field: &'static str) -> Result<(), ApiError> {
+fn different(one: &User, other: &User, field: &'static str) -> Result<(), ApiError> {
     if one == other {
         return Err(ApiError::invalid(field, "must be another user"));
     }
     Ok(())
 }
 
-/// What a request and an acceptance have in common.
-fn terms(fields: &mut Fields) -> Result<Terms, ApiError> {
-    Ok(Terms {
-        remark: text(fields, "remark")?,
-        role: text(fields, "role")?,
-        do_not_look: fields.flag("donotlookhim")?.unwrap_or_default(),
-        do_not_show: fields.flag("donotlethimlook")?.unwrap_or_default(),
-        ..Terms::default()
-    })
+fn text(word: Word) -> String {
+    word.unwrap_or_default().0
 }
 
-fn text(fields: &mut Fields, name: &'static str) -> Result<String, ApiError> {
-    Ok(fields.text(name, TERMS_TEXT_BYTES_MAX)?.unwrap_or_default())
-}
-
-fn shown((user, row): &(UserId, RelationRow)) -> Value {
-    let Terms { source, remark, role, tag, do_not_look, do_not_show, .. } = &row.terms;
-    json!({
-        "user": user.as_str(), "since_ts": row.friends_ms, "blocked": row.blocked_ms > 0,
-        "source": source, "remark": remark, "role": role, "tag": tag,
-        "donotlookhim": do_not_look, "donotlethimlook": do_not_show,
-    })
+fn shown((user, row): &(UserId, RelationRow)) -> Friend {
+    let terms = row.terms.clone();
+    Friend {
+        user: user.to_string(),
+        since_ts: row.friends_ms,
+        blocked: row.blocked_ms > 0,
+        source: terms.source,
+        remark: terms.remark,
+        role: terms.role,
+        tag: terms.tag,
+        donotlookhim: terms.do_not_look,
+        donotlethimlook: terms.do_not_show,
+    }
 }

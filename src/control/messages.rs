@@ -3,131 +3,184 @@
 //! Content is the neutral model, or a dialect's own words, which other dialects read into it; both
 //! are checked here, so that what is stored can be shown.
 
-use std::sync::Arc;
-
-use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use bytes::Bytes;
 use compact_str::CompactString;
 use ringpost_core::command::{Action, Mentioned};
 use ringpost_core::content::{Body, Content, Mentions, Reply, Segment};
 use ringpost_core::dialect::Settings;
 use ringpost_core::error::Refusal;
-use ringpost_core::event::{Answer, Operation, Post};
+use ringpost_core::event::{Answer, Operation as Ask, Post};
 use ringpost_core::happened::Happened;
 use ringpost_core::ids::{Conversation, MessageId, UserId};
 use ringpost_core::limits::{
     CLIENT_ID_BYTES_MAX, CONTENT_BYTES_MAX, DUE_AFTER_MS_MAX, MENTIONS_MAX,
 };
 use ringpost_core::record::{Kind, Page, Record};
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Shared;
-use super::auth::{MayRead, MayWrite};
+use super::catalogue::{Answered, At, Operation, Route, created, ok};
+use super::content::{Given as GivenSchema, Quoted};
 use super::error::ApiError;
-use super::fields::{Fields, user_id};
-use super::groups::group_id;
+use super::types::{Group, Message, Text, User};
 
 /// Characters of a quoted message that go with the answer to it.
 const QUOTE_CHARS_MAX: usize = 200;
 
-/// `POST /v1/messages`: stores and delivers; answers once it is durable.
-pub async fn send(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    mut fields: Fields,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let sender = fields.user("from")?;
-    let conversation = receiver(&sender, fields.take("to"))?;
-    let content = content(fields.take("content"))?;
-    let named = mentions(&mut fields)?;
-    let reply_to = fields.text("reply_to", 20)?;
-    let client_id = fields.text("client_id", CLIENT_ID_BYTES_MAX)?.unwrap_or_default();
-    let after_ms = fields.number("deliver_after_s")?.map(after_ms).transpose()?.unwrap_or(0);
-    fields.end()?;
-    let name = conversation.canonical();
-    let reply_to = match reply_to {
-        Some(id) => Some(quoted(&shared, &conversation, &id).await?),
-        None => None,
-    };
-    let (kind, content, mentions) = composed(content, named, reply_to)?;
-    // The sender's own devices pass it, wherever they are.
-    let action = Action::Send { kind, sender_ms: None, content, copies: true, mentions, after_ms };
-    let client_id = CompactString::from(client_id);
-    let post = Post { conversation, sender, client_id, action };
-    match shared.ask(Operation::Post(Box::new(post))).await? {
-        Answer::Stored(stored) if stored.seq == 0 => Ok((
-            StatusCode::CREATED,
-            Json(json!({
-                "id": stored.id.to_string(), "conversation": name, "seq": null,
-                "server_ts": null, "due": stored.time_ms,
-            })),
-        )),
-        Answer::Stored(stored) => Ok((
-            StatusCode::CREATED,
-            Json(json!({
-                "id": stored.id.to_string(), "conversation": name, "seq": stored.seq,
-                "server_ts": stored.time_ms,
-            })),
-        )),
-        answer => Err(refused(answer)),
+/// Stores a message in a user's name and delivers it, now or later.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendMessage {
+    from: User,
+    to: To,
+    #[schemars(with = "GivenSchema")]
+    content: Value,
+    /// Whom it is addressed to among those who get it: user ids, or `all`.
+    mentions: Option<Vec<Named>>,
+    /// The message of the same conversation that it answers.
+    reply_to: Option<Message>,
+    /// A request with the same one is the same message.
+    client_id: Option<Text<CLIENT_ID_BYTES_MAX>>,
+    /// Seconds until it is stored and delivered, up to ten days.
+    #[schemars(range(min = 1, max = 864_000))]
+    deliver_after_s: Option<u64>,
+}
+
+/// Who gets a message.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum To {
+    User(User),
+    Group(Group),
+}
+
+/// A user id, or `all`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+struct Named(#[schemars(regex(pattern = NAMED))] String);
+
+const NAMED: &str = "^(?!(service|direct|0)$)(?!(single|group|notice|channel):)\
+                     [A-Za-z0-9_.@:-]{1,64}$";
+
+/// Where a message is stored.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "SentMessage")]
+pub struct Sent {
+    id: String,
+    conversation: String,
+    /// Null until a scheduled message is due.
+    seq: Option<u64>,
+    /// Ms since 1970; null until a scheduled message is due.
+    server_ts: Option<u64>,
+    /// When a scheduled message is due, ms since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due: Option<u64>,
+}
+
+impl Operation for SendMessage {
+    const ROUTE: Route = Route::post("sendMessage", "/v1/messages").answers(&[201]);
+    type Answer = Sent;
+
+    async fn perform(self, At { shared, .. }: At) -> Result<Answered<Sent>, ApiError> {
+        let sender = self.from.0;
+        let conversation = match self.to {
+            To::User(user) => Conversation::private(&sender, &user.0),
+            To::Group(group) => Conversation::Group(group.0),
+        };
+        let content = content(self.content)?;
+        let named = mentioned(self.mentions.unwrap_or_default())?;
+        let after_ms = self.deliver_after_s.map(after_ms).transpose()?.unwrap_or(0);
+        let name = conversation.canonical();
+        let reply_to = match self.reply_to {
+            Some(id) => Some(quoted(&shared, &conversation, id.0).await?),
+            None => None,
+        };
+        let (kind, content, mentions) = composed(content, named, reply_to)?;
+        // The sender's own devices pass it, wherever they are.
+        let action =
+            Action::Send { kind, sender_ms: None, content, copies: true, mentions, after_ms };
+        let client_id = CompactString::from(self.client_id.unwrap_or_default().0);
+        let post = Post { conversation, sender, client_id, action };
+        match shared.ask(Ask::Post(Box::new(post))).await? {
+            Answer::Stored(stored) => {
+                let due = stored.seq == 0;
+                created(Sent {
+                    id: stored.id.to_string(),
+                    conversation: name,
+                    seq: (!due).then_some(stored.seq),
+                    server_ts: (!due).then_some(stored.time_ms),
+                    due: due.then_some(stored.time_ms),
+                })
+            }
+            answer => Err(refused(answer)),
+        }
     }
 }
 
-/// `GET /v1/messages/{id}`.
-pub async fn read(
-    _: MayRead,
-    State(shared): State<Arc<Shared>>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Value>, ApiError> {
-    let (conversation, page) = find(&shared, id).await?;
-    let record = only(&page)?;
-    Ok(Json(shown(&conversation, &record)))
+/// A message by its id; a scheduled one is there when it is due.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GetMessage {
+    id: Message,
 }
 
-/// `POST /v1/messages/{id}/revoke` `{by}`: takes it back in the name of `by`, without it of its
-/// author, whoever wrote it and however long ago.
-pub async fn revoke(
-    _: MayWrite,
-    State(shared): State<Arc<Shared>>,
-    id: Result<Path<String>, PathRejection>,
-    mut fields: Fields,
-) -> Result<Json<Value>, ApiError> {
-    let by = fields.optional_user("by")?;
-    fields.end()?;
-    let (conversation, page) = find(&shared, id).await?;
-    let record = only(&page)?;
-    let author = UserId::parse(record.sender);
-    let (Some(sender), false) = (by.or(author), record.kind == Kind::Event) else {
-        return Err(ApiError::conflict("what happened cannot be taken back"));
-    };
-    let client_id = CompactString::from(record.id.to_string());
-    let name = conversation.canonical();
-    let action = Action::Revoke { by_operator: true };
-    let post = Post { conversation, sender, client_id, action };
-    match shared.ask(Operation::Post(Box::new(post))).await? {
-        Answer::Stored(stored) => Ok(Json(json!({
-            "id": record.id.to_string(), "conversation": name, "server_ts": stored.time_ms,
-        }))),
-        answer => Err(refused(answer)),
+impl Operation for GetMessage {
+    const ROUTE: Route = Route::get("getMessage", "/v1/messages/{id}");
+    type Answer = Shown;
+
+    async fn perform(self, at: At) -> Result<Answered<Shown>, ApiError> {
+        let (conversation, page) = find(&at.shared, self.id.0).await?;
+        let record = only(&page)?;
+        ok(shown(&conversation, &record))
     }
 }
 
-/// `{user}` or `{group}`.
-fn receiver(sender: &UserId, to: Option<Value>) -> Result<Conversation, ApiError> {
-    let wanted = || ApiError::invalid("to", "must be {\"user\": id} or {\"group\": id}");
-    let Some(Value::Object(to)) = to else { return Err(wanted()) };
-    let mut to = to.into_iter();
-    match (to.next(), to.next()) {
-        (Some((name, Value::String(id))), None) if name == "user" => {
-            Ok(Conversation::private(sender, &user_id("to.user", &id)?))
+/// Takes a message back, whoever wrote it and however long ago.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeMessage {
+    id: Message,
+    /// In whose name; its author's without it.
+    by: Option<User>,
+}
+
+/// A message that was taken back.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Revoked {
+    id: String,
+    conversation: String,
+    /// When it was, ms since 1970.
+    server_ts: u64,
+}
+
+impl Operation for RevokeMessage {
+    const ROUTE: Route = Route::post("revokeMessage", "/v1/messages/{id}/revoke");
+    type Answer = Revoked;
+
+    async fn perform(self, At { shared, .. }: At) -> Result<Answered<Revoked>, ApiError> {
+        let (conversation, page) = find(&shared, self.id.0).await?;
+        let record = only(&page)?;
+        let author = UserId::parse(record.sender);
+        let by = self.by.map(|by| by.0);
+        let (Some(sender), false) = (by.or(author), record.kind == Kind::Event) else {
+            return Err(ApiError::conflict("what happened cannot be taken back"));
+        };
+        let client_id = CompactString::from(record.id.to_string());
+        let name = conversation.canonical();
+        let action = Action::Revoke { by_operator: true };
+        let post = Post { conversation, sender, client_id, action };
+        match shared.ask(Ask::Post(Box::new(post))).await? {
+            Answer::Stored(stored) => ok(Revoked {
+                id: record.id.to_string(),
+                conversation: name,
+                server_ts: stored.time_ms,
+            }),
+            answer => Err(refused(answer)),
         }
-        (Some((name, Value::String(id))), None) if name == "group" => {
-            Ok(Conversation::Group(group_id("to.group", &id)?))
-        }
-        _ => Err(wanted()),
     }
 }
 
@@ -140,8 +193,8 @@ enum Given {
 }
 
 /// The neutral model, or `{"raw": {"dialect": "imboy", "payload": …}}`.
-fn content(content: Option<Value>) -> Result<Given, ApiError> {
-    let Some(Value::Object(mut content)) = content else {
+fn content(content: Value) -> Result<Given, ApiError> {
+    let Value::Object(mut content) = content else {
         return Err(ApiError::invalid("content", "must be an object with a kind, or raw"));
     };
     match content.get("raw") {
@@ -176,17 +229,10 @@ fn after_ms(seconds: u64) -> Result<u64, ApiError> {
     (1..=DUE_AFTER_MS_MAX).contains(&ms).then_some(ms).ok_or_else(wrong)
 }
 
-/// `mentions`: user ids, or `all`.
-fn mentions(fields: &mut Fields) -> Result<Mentioned, ApiError> {
-    let wrong = || ApiError::invalid("mentions", "must be a list of user ids, or of \"all\"");
+fn mentioned(named: Vec<Named>) -> Result<Mentioned, ApiError> {
     let mut mentioned = Mentioned::default();
-    let list = match fields.take("mentions") {
-        None | Some(Value::Null) => return Ok(mentioned),
-        Some(Value::Array(list)) => list,
-        Some(_) => return Err(wrong()),
-    };
-    for user in &list {
-        match user.as_str().ok_or_else(wrong)? {
+    for Named(user) in named {
+        match user.as_str() {
             "all" => mentioned.everybody = true,
             user => mentioned.users.push(user_id("mentions", user)?),
         }
@@ -194,12 +240,18 @@ fn mentions(fields: &mut Fields) -> Result<Mentioned, ApiError> {
     Ok(mentioned)
 }
 
+fn user_id(field: &'static str, id: &str) -> Result<UserId, ApiError> {
+    UserId::parse(id).ok_or_else(|| ApiError::invalid(field, "has what is no user id"))
+}
+
 /// The message that another one answers, as it is quoted there.
-async fn quoted(shared: &Shared, conversation: &Conversation, id: &str) -> Result<Reply, ApiError> {
+async fn quoted(
+    shared: &Shared,
+    conversation: &Conversation,
+    id: MessageId,
+) -> Result<Reply, ApiError> {
     let wrong = |message: &'static str| ApiError::invalid("reply_to", message);
-    let id = MessageId::parse_xid(id.as_bytes());
-    let id = id.ok_or_else(|| wrong("must be a message id of 20 characters"))?;
-    let found = match shared.ask(Operation::Find { id }).await? {
+    let found = match shared.ask(Ask::Find { id }).await? {
         Answer::Found(found) => found.filter(|(place, _)| place == conversation),
         answer => return Err(refused(answer)),
     };
@@ -299,14 +351,8 @@ fn raw_payload(raw: Value) -> Result<Value, ApiError> {
     }
 }
 
-async fn find(
-    shared: &Shared,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<(Conversation, Page), ApiError> {
-    let Path(id) = id.map_err(|_| ApiError::invalid("id", "is not percent-encoded UTF-8"))?;
-    let id = MessageId::parse_xid(id.as_bytes());
-    let id = id.ok_or_else(|| ApiError::invalid("id", "must be a message id of 20 characters"))?;
-    match shared.ask(Operation::Find { id }).await? {
+async fn find(shared: &Shared, id: MessageId) -> Result<(Conversation, Page), ApiError> {
+    match shared.ask(Ask::Find { id }).await? {
         Answer::Found(Some(found)) => Ok(found),
         Answer::Found(None) => Err(ApiError::not_found("no such message")),
         answer => Err(refused(answer)),
@@ -317,41 +363,68 @@ fn only(page: &Page) -> Result<Record<'_>, ApiError> {
     page.get(0).ok_or_else(|| ApiError::internal("a message that is known is not there"))
 }
 
+/// A message, or what happened, as the API shows it.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Message")]
+pub struct Shown {
+    id: String,
+    conversation: String,
+    seq: u64,
+    /// Who has written or caused it; empty: nobody.
+    from: String,
+    /// Ms since 1970.
+    server_ts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<GivenSchema>")]
+    content: Option<Value>,
+    /// User ids, and `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<String>>")]
+    mentions: Option<Value>,
+    /// The message that it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Quoted>")]
+    reply_to: Option<Value>,
+    /// It was taken back, and has no content any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked: Option<bool>,
+    /// What happened, where this is no message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'static str>,
+    /// The sender's own id for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+}
+
 /// A record as the API shows it.
-pub(super) fn shown(conversation: &Conversation, record: &Record<'_>) -> Value {
-    let mut shown = Map::new();
-    let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
-    put("id", json!(record.id.to_string()));
-    put("conversation", json!(conversation.canonical()));
-    put("seq", json!(record.seq));
-    put("from", json!(record.sender));
-    put("server_ts", json!(record.time_ms));
+pub fn shown(conversation: &Conversation, record: &Record<'_>) -> Shown {
+    let client_id = (!record.client_id.is_empty()).then(|| record.client_id.to_owned());
+    let mut shown = Shown {
+        id: record.id.to_string(),
+        conversation: conversation.canonical(),
+        seq: record.seq,
+        from: record.sender.to_owned(),
+        server_ts: record.time_ms,
+        client_id,
+        ..Shown::default()
+    };
     let parsed = || serde_json::from_slice(record.content).unwrap_or(Value::Null);
     match record.kind {
         Kind::Message => {
             let raw = json!({ "dialect": record.dialect.name(), "payload": parsed() });
-            put("content", json!({ "raw": raw }));
+            shown.content = Some(json!({ "raw": raw }));
         }
         Kind::Neutral => {
             let mut content = parsed();
-            for beside in ["mentions", "reply_to"] {
-                if let Some(value) = content.as_object_mut().and_then(|it| it.remove(beside)) {
-                    put(beside, value);
-                }
-            }
-            put("content", content);
+            let mut beside = |name| content.as_object_mut().and_then(|it| it.remove(name));
+            shown.mentions = beside("mentions");
+            shown.reply_to = beside("reply_to");
+            shown.content = Some(content);
         }
-        Kind::Revoked => {
-            put("revoked", json!(true));
-        }
-        Kind::Event => {
-            put("event", json!(event_name(record.content)));
-        }
+        Kind::Revoked => shown.revoked = Some(true),
+        Kind::Event => shown.event = Some(event_name(record.content)),
     }
-    if !record.client_id.is_empty() {
-        shown.insert("client_id".to_owned(), json!(record.client_id));
-    }
-    Value::Object(shown)
+    shown
 }
 
 fn event_name(content: &[u8]) -> &'static str {
