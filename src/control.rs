@@ -230,6 +230,7 @@ fn operations() -> Vec<Entry> {
         entry::<messages::RevokeMessage>(),
         entry::<notices::SendNotice>(),
         entry::<conversations::ListConversations>(),
+        entry::<conversations::ListMessages>(),
         entry::<conversations::MarkRead>(),
     ]
 }

@@ -163,3 +163,87 @@ fn mentions_and_answers_are_stored_and_shown() {
         assert_eq!(refused.json()["error"]["field"].as_str(), field, "{wrong}");
     }
 }
+
+fn seqs(api: &Http, conversation: &str, query: &str) -> Vec<u64> {
+    let answer = api.get(&format!("/v1/conversations/{conversation}/messages{query}"));
+    assert_eq!(answer.status, 200, "{query}: {answer:?}");
+    let items = answer.json()["items"].as_array().expect("a list").clone();
+    items.iter().map(|item| item["seq"].as_u64().expect("a seq")).collect()
+}
+
+#[test]
+fn a_conversation_is_read_from_either_end() {
+    let server = Server::start_with(&["--shards", "2"]);
+    let api = server.http();
+    for user in ["alice", "bob-b", "bob"] {
+        assert_eq!(api.put(&format!("/v1/users/{user}"), &json!({})).status, 201);
+    }
+    let text = |n: u32| json!({"from": "alice", "to": {"user": "bob-b"}, "content": {"kind": "text", "text": n.to_string()}});
+    let sent: Vec<Value> = (1..=20).map(|n| post(&api, &text(n))).collect();
+    let id = "single%3Aalice-bob-b";
+    assert_eq!(seqs(&api, id, ""), (1..=20).collect::<Vec<_>>());
+    assert_eq!(seqs(&api, id, "?limit=3"), [18, 19, 20]);
+    assert_eq!(seqs(&api, id, "?limit=3&before_seq=18"), [15, 16, 17]);
+    assert_eq!(seqs(&api, id, "?limit=3&before_seq=3"), [1, 2]);
+    assert_eq!(seqs(&api, id, "?before_seq=1"), [0; 0]);
+    assert_eq!(seqs(&api, id, "?limit=3&after_seq=4"), [5, 6, 7]);
+    assert_eq!(seqs(&api, id, "?after_seq=4&before_seq=7"), [5, 6]);
+    assert_eq!(seqs(&api, id, "?after_seq=20"), [0; 0]);
+    assert_eq!(seqs(&api, id, &format!("?after_seq={}", u64::MAX)), [0; 0]);
+    // As it is found by its id, and as it is when it was taken back.
+    let path = format!("/v1/messages/{}", sent[6]["id"].as_str().expect("an id"));
+    let seventh = api.get(&format!("/v1/conversations/{id}/messages?after_seq=6&limit=1")).json();
+    assert_eq!(seventh["items"][0], api.get(&path).json());
+    assert_eq!(api.post(&format!("{path}/revoke"), &json!({})).status, 200);
+    let page = api.get(&format!("/v1/conversations/{id}/messages?after_seq=6")).json();
+    assert_eq!(page["items"][0]["revoked"], true);
+    assert_eq!(
+        page["items"].as_array().and_then(|items| items.last()).expect("some")["event"],
+        "revoked"
+    );
+    // The other conversation that the id could mean.
+    let other =
+        json!({"from": "bob", "to": {"user": "alice"}, "content": {"kind": "text", "text": "x"}});
+    post(&api, &other);
+    assert_eq!(seqs(&api, "single%3Aalice-bob", ""), [1]);
+    assert_eq!(seqs(&api, id, "?limit=1"), [21]);
+    for (path, status) in [
+        ("single%3Aalice-carol", 404),
+        ("group%3Anone", 404),
+        ("notice%3Aalice", 404),
+        ("alice", 400),
+        ("single%3Az-a", 400),
+    ] {
+        let answer = api.get(&format!("/v1/conversations/{path}/messages"));
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+    assert_eq!(api.get(&format!("/v1/conversations/{id}/messages?limit=501")).status, 400);
+}
+
+/// An answer has a bounded size; what is cut off is what is furthest from where it was asked for.
+#[test]
+fn long_messages_come_in_smaller_parts() {
+    let server = Server::start();
+    let api = server.http();
+    for user in ["alice", "bob"] {
+        assert_eq!(api.put(&format!("/v1/users/{user}"), &json!({})).status, 201);
+    }
+    let long = "x".repeat(60_000);
+    for _ in 0..40 {
+        post(
+            &api,
+            &json!({"from": "alice", "to": {"user": "bob"}, "content": {"kind": "text", "text": long}}),
+        );
+    }
+    let first = seqs(&api, "single%3Aalice-bob", "?after_seq=0");
+    assert!(first.len() < 40 && first == (1..=first.len() as u64).collect::<Vec<_>>(), "{first:?}");
+    let last = seqs(&api, "single%3Aalice-bob", "");
+    let from = 41 - last.len() as u64;
+    assert!(last.len() < 40 && last == (from..=40).collect::<Vec<_>>(), "{last:?}");
+    let all = (0..40).fold(vec![], |mut all: Vec<u64>, _| {
+        let after = all.last().copied().unwrap_or(0);
+        all.extend(seqs(&api, "single%3Aalice-bob", &format!("?after_seq={after}")));
+        all
+    });
+    assert_eq!(all, (1..=40).collect::<Vec<_>>());
+}

@@ -76,6 +76,7 @@ fn calls() -> Vec<(&'static str, &'static str, &'static str, Option<Value>)> {
             "mentions": ["bob", "all"]})),
         ),
         bodyless("getMessage", "GET", "/v1/messages/{message}"),
+        bodyless("listMessages", "GET", "/v1/conversations/group:team/messages?limit=3"),
         bodyless("listConversations", "GET", "/v1/users/bob/conversations?limit=1"),
         (
             "markRead",

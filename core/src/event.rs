@@ -427,6 +427,15 @@ impl Position {
     }
 }
 
+/// Which part of a conversation, by seqs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The first ones behind `after` and, if it is given, before `before`.
+    After { after: u64, before: Option<u64> },
+    /// The last ones before this seq, or the last of all.
+    Before(Option<u64>),
+}
+
 /// Names a load until its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LoadId(pub u32);
@@ -484,6 +493,8 @@ pub enum Load {
     Reading { user: UserId, conversation: Conversation, key: ConvKey, to: u64, limit: u32 },
     /// The cursors of all devices of a user in one conversation.
     Cursors { user: UserId, conversation: ConvKey },
+    /// A part of a conversation: at most `limit` records and `bytes`, at least one if there is one.
+    History { conversation: Conversation, key: ConvKey, part: Part, limit: u32, bytes: u32 },
     /// Records `from..=to`, as many as fit into `bytes`, at least one if there is one.
     Page { conversation: ConvKey, from: u64, to: u64, bytes: u32 },
 }
@@ -501,7 +512,7 @@ pub enum Loaded {
     User(Box<UserLoaded>),
     /// See [`Load::Inbox`]; fewer than asked for means that there are no more.
     Inbox(Vec<InboxMark>),
-    /// See [`Load::Find`].
+    /// See [`Load::Find`] and [`Load::History`]; none: there is no such message, or conversation.
     Found(Option<(Conversation, Page)>),
     /// See [`Load::Members`].
     Members(Vec<MemberLoaded>),
@@ -789,6 +800,8 @@ pub enum Operation {
     Post(Box<Post>),
     /// Find a message by the server's id.
     Find { id: MessageId },
+    /// A part of a conversation, whoever may see it.
+    History { conversation: Conversation, part: Part, limit: u32 },
     /// A page of a user's conversations, in key order.
     Chats { user: UserId, after: Option<ConvKey>, limit: u32 },
     /// A user has read a conversation up to this seq; it never goes back.
@@ -826,6 +839,7 @@ impl Operation {
             Operation::Group { group, .. } => group.slot(),
             Operation::NoticeToAll { .. } => Conversation::Broadcast.slot(),
             Operation::Post(post) => post.conversation.slot(),
+            Operation::History { conversation, .. } => conversation.slot(),
             // Every shard may read it.
             Operation::Find { id } => Slot(u16::from(id.0[11]) % SLOTS),
         }
@@ -844,7 +858,8 @@ impl Operation {
             | Operation::Chats { .. }
             // Reading goes on, and so does what it writes.
             | Operation::Read { .. }
-            | Operation::Find { .. } => false,
+            | Operation::Find { .. }
+            | Operation::History { .. } => false,
             Operation::Account { operation, .. } => match operation {
                 AccountOperation::Ban(_)
                 | AccountOperation::Hide(_)

@@ -260,6 +260,26 @@ impl Conversation {
         }
     }
 
+    /// All that a canonical id may mean when it is not known whose it is: ids may contain `-`.
+    pub fn readings(text: &str) -> Vec<Conversation> {
+        let Some((kind, rest)) = text.split_once(':') else { return vec![] };
+        match kind {
+            "single" => {
+                let splits = rest.match_indices('-');
+                let pairs = splits.filter_map(|(at, _)| {
+                    let low = UserId::parse(&rest[..at])?;
+                    let high = UserId::parse(&rest[at + 1..])?;
+                    (low <= high).then_some(Conversation::Private { low, high })
+                });
+                pairs.collect()
+            }
+            "group" => GroupId::parse(rest).map(Conversation::Group).into_iter().collect(),
+            "notice" if rest == EVERYBODY => vec![Conversation::Broadcast],
+            "notice" => UserId::parse(rest).map(Conversation::Notice).into_iter().collect(),
+            _ => vec![],
+        }
+    }
+
     /// Its key in this store: the home's slot and 128 bits over kind and ids, each id ended by a
     /// zero byte, seeded with the store's secret.
     pub fn key(&self, secret: u64) -> ConvKey {
@@ -583,6 +603,17 @@ mod tests {
         }
         let group = Conversation::parse("group:team", &user("a"));
         assert_eq!(group, GroupId::parse("team").map(Conversation::Group));
+        let all = |text| Conversation::readings(text);
+        let pair = |one, other| Conversation::private(&user(one), &user(other));
+        assert_eq!(all("single:a-b"), [pair("a", "b")]);
+        assert_eq!(all("single:a-b-c"), [pair("a", "b-c"), pair("a-b", "c")]);
+        assert_eq!(all("single:b-a"), []);
+        assert_eq!(all("group:g"), [Conversation::Group(GroupId::parse("g").expect("valid"))]);
+        assert_eq!(all("notice:*"), [Conversation::Broadcast]);
+        assert_eq!(all("notice:a"), [Conversation::Notice(user("a"))]);
+        for wrong in ["a", "single:a", "x:a", "notice:", "group:all"] {
+            assert_eq!(all(wrong), [], "{wrong}");
+        }
         let notice = Conversation::parse("notice:a", &user("a"));
         assert_eq!(notice, Some(Conversation::Notice(user("a"))));
         for wrong in ["single:b-a", "single:b-c", "single:a", "single:a-", "notice:b", "x:a", "a"] {

@@ -153,6 +153,9 @@ pub const PULL_ROOM_MESSAGES: u32 = WINDOW_MESSAGES / 8;
 pub const PULL_DELAY_MS: u64 = 20;
 /// One read of the log (also the least that a page holds: one record).
 pub const PAGE_BYTES: u32 = 64 << 10;
+/// Stored bytes of one answer to a question for a part of a conversation: it goes through the home
+/// and the API's thread, and whoever reads on asks again.
+pub const HISTORY_BYTES: u32 = 1 << 20;
 /// Connections of a shard that catch up at the same time; the others wait in order of arrival.
 pub const CATCH_UPS_MAX: usize = 256;
 /// Inbox marks read at a time while a user connects.

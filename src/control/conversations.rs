@@ -1,7 +1,7 @@
 //! `/v1/users/{id}/conversations` and `/v1/conversations/{conv}/read`: what a user has, how much of it
 //! he has not read, and how far he has.
 
-use ringpost_core::event::{Answer, Chat, Operation as Ask};
+use ringpost_core::event::{Answer, Chat, Operation as Ask, Part};
 use ringpost_core::ids::{ConvKey, Conversation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,47 @@ impl Operation for ListConversations {
             Answer::NoSuchUser => Err(ApiError::not_found("no such user")),
             _ => Err(ApiError::internal("a user's home gave another answer than was asked for")),
         }
+    }
+}
+
+/// Messages of a conversation, and what happened in it, in order of their seqs: those behind
+/// `after_seq`, or the last ones before `before_seq`, or the last of all. There may be fewer than
+/// asked for where they are long; there are no more when there is none.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListMessages {
+    conversation: String,
+    after_seq: Option<u64>,
+    before_seq: Option<u64>,
+    limit: Option<Limit<500>>,
+}
+
+impl Operation for ListMessages {
+    const ROUTE: Route = Route::get("listMessages", "/v1/conversations/{conversation}/messages");
+    type Answer = Page<Shown>;
+
+    async fn perform(self, at: At) -> Result<Answered<Page<Shown>>, ApiError> {
+        let part = match (self.after_seq, self.before_seq) {
+            (Some(after), before) => Part::After { after, before },
+            (None, before) => Part::Before(before),
+        };
+        let limit = Limit::or_usual(self.limit);
+        let readings = Conversation::readings(&self.conversation);
+        if readings.is_empty() {
+            return Err(ApiError::invalid("conversation", "is no conversation's id"));
+        }
+        // One of them exists, but for users whose ids are made to confuse.
+        for conversation in readings {
+            match at.shared.ask(Ask::History { conversation, part, limit }).await? {
+                Answer::Found(Some((conversation, page))) => {
+                    let items = page.iter().map(|record| messages::shown(&conversation, &record));
+                    return ok(Page::whole(items.collect()));
+                }
+                Answer::Found(None) => {}
+                _ => return Err(ApiError::internal("a home gave another answer than asked for")),
+            }
+        }
+        Err(ApiError::not_found("no such conversation"))
     }
 }
 

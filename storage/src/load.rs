@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 
 use ringpost_core::event::{
     ConversationLoaded, InboxMark, Load, Loaded, MemberLoaded, MemberRow, MembershipLoaded,
-    MembershipRow, OPEN, Position, UserLoaded,
+    MembershipRow, OPEN, Part, Position, UserLoaded,
 };
 use ringpost_core::ids::{
     ConvKey, Conversation, DedupKey, DeviceId, GroupId, MessageId, SLOTS, ShardId, Slot, UserId,
@@ -141,6 +141,9 @@ pub(crate) fn load(view: &impl View, load: &Load) -> Result<Loaded, Miss> {
         }
         Load::Cursors { user, conversation } => {
             cursors_in(view, user, *conversation).map(Loaded::Cursors)
+        }
+        Load::History { conversation, key, part, limit, bytes } => {
+            history(view, conversation, *key, *part, *limit, *bytes).map(Loaded::Found)
         }
         Load::Page { conversation, from, to, bytes } => {
             page(view, *conversation, *from, *to, *bytes).map(Loaded::Page)
@@ -548,6 +551,43 @@ fn inbox(
         inbox.push(InboxMark { conversation, seq, head, cursors });
     }
     Ok(inbox)
+}
+
+fn history(
+    view: &impl View,
+    conversation: &Conversation,
+    key: ConvKey,
+    part: Part,
+    limit: u32,
+    bytes: u32,
+) -> Result<Option<(Conversation, Page)>, Miss> {
+    let head = head(view, key)?.seq;
+    let stored = view.get(Family::Rows, &keys::conversation(key), value::conversation)?;
+    let Some(stored) = stored.filter(|_| head > 0) else { return Ok(None) };
+    if stored != *conversation {
+        return Err(collision(key, stored, conversation.clone()));
+    }
+    let to = |before: Option<u64>| before.map_or(head, |before| before.saturating_sub(1).min(head));
+    let mut limit = u64::from(limit);
+    let found = match part {
+        Part::After { after, before } => {
+            let to = to(before).min(after.saturating_add(limit));
+            page(view, key, after.saturating_add(1), to, bytes)?
+        }
+        Part::Before(before) => {
+            let to = to(before);
+            loop {
+                // What is cut off for its bytes must be the oldest, not the newest.
+                let found = page(view, key, (to + 1).saturating_sub(limit), to, bytes)?;
+                let whole = found.iter().last().is_none_or(|last| last.seq == to);
+                if whole || limit == 1 {
+                    break found;
+                }
+                limit /= 2;
+            }
+        }
+    };
+    Ok(Some((stored, found)))
 }
 
 /// The budget counts stored bytes: they bound what the page takes, however short the contents.

@@ -4,6 +4,7 @@
 use crate::error::Refusal;
 use crate::event::{Answer, ControlId, Effects, Load, Operation};
 use crate::ids::Conversation;
+use crate::limits::HISTORY_BYTES;
 use crate::relations::PrivatePolicy;
 use crate::shard::users::{UserRef, Waiter};
 use crate::shard::{Shard, Waiting};
@@ -26,7 +27,8 @@ impl Shard {
             | Operation::Notice { .. }
             | Operation::NoticeToAll { .. }
             | Operation::Post(_)
-            | Operation::Find { .. } => {
+            | Operation::Find { .. }
+            | Operation::History { .. } => {
                 return self.elsewhere(id, operation, effects);
             }
         };
@@ -43,6 +45,11 @@ impl Shard {
             Operation::Post(post) => self.post(id, *post, effects),
             Operation::Find { id: message } => {
                 self.load(Waiting::Find { id }, Load::Find { id: message }, effects);
+            }
+            Operation::History { conversation, part, limit } => {
+                let key = conversation.key(self.config.secret);
+                let load = Load::History { conversation, key, part, limit, bytes: HISTORY_BYTES };
+                self.load(Waiting::Find { id }, load, effects);
             }
             Operation::Relation(operation) => self.relation(id, *operation, effects),
             Operation::Notice { user, notice } => self.notice(id, &user, notice, effects),
@@ -111,7 +118,8 @@ impl Shard {
             | Operation::Notice { .. }
             | Operation::NoticeToAll { .. }
             | Operation::Post(_)
-            | Operation::Find { .. } => {
+            | Operation::Find { .. }
+            | Operation::History { .. } => {
                 unreachable!("it needs no user")
             }
         };
