@@ -289,3 +289,34 @@ fn old_news_of_leaving_and_coming_back_takes_nothing_away() {
     world.send_group(alice, &xid(4), &group, "4");
     assert_eq!(got(&mut world, bob, "b"), ["4"]);
 }
+
+/// The receipt of a resend names an old message, which is no news for a device that connects.
+#[test]
+fn a_resend_while_a_device_connects_brings_back_nothing() {
+    // The conversation's home is alice's, which is not bob's.
+    let mut world = World::new(2);
+    let (here, there) = (world.home("bob"), world.home("alice"));
+    assert_ne!(here, there);
+    let (alice, bob) = (world.connect("alice", "a"), world.connect("bob", "b"));
+    let tablet = world.connect("bob", "tablet");
+    world.send(bob, &xid(1), "alice", "mine");
+    world.send(alice, &xid(2), "bob", "yours");
+    world.send(bob, &xid(3), "alice", "mine, too");
+    for (conn, did) in [(bob, "b"), (tablet, "tablet")] {
+        world.ack(conn, &xid(2), did);
+    }
+    world.advance_ms(10_000);
+    world.disconnect(tablet);
+    world.take(bob);
+    world.answers_loads = false;
+    let tablet = world.connect("bob", "tablet");
+    world.send(bob, &xid(1), "alice", "mine");
+    world.send(bob, &xid(3), "alice", "mine, too");
+    while world.answer_load(there) {}
+    world.settle();
+    let frames = world.take(bob);
+    assert!(frames.iter().any(|frame| frame["type"] == "C2C_SERVER_ACK"), "{frames:?}");
+    world.answers_loads = true;
+    world.advance_ms(1_000);
+    assert_eq!(world.take(tablet), Vec::<Value>::new(), "it has acknowledged everything");
+}

@@ -408,10 +408,14 @@ impl Shard {
             effects.entries.push(Entry::Device { user, device, row });
         }
         for (key, early) in std::mem::take(&mut live.catch_up.early) {
+            let placed = owner.inbox.get_mut(&key).is_some_and(|at| at.cursor(device).is_some());
+            if !placed && early.first == 0 {
+                continue;
+            }
             let inbox = owner.inbox.entry(key).or_default();
             inbox.head = inbox.head.max(early.head);
             let head = inbox.head;
-            if inbox.cursor(device).is_none() {
+            if !placed {
                 inbox.cursors.push(Cursor::new(device, early.first - 1));
             }
             let cursor = inbox.cursor(device).expect("made above");

@@ -237,6 +237,14 @@ pub(crate) struct CatchUp {
 }
 
 impl CatchUp {
+    /// A delivery is routed here while the marks are read.
+    pub(crate) fn comes_early(&mut self, key: ConvKey, seq: u64) {
+        let early = self.early.entry(key).or_insert(Early { first: seq, head: 0 });
+        if early.first == 0 {
+            early.first = seq;
+        }
+    }
+
     /// Whether the device's place in this group is known. From then on it counts like any other
     /// device there, but nothing is sent to it before the rest is known, too.
     pub(crate) fn has_place(&self, key: ConvKey) -> bool {
@@ -245,7 +253,7 @@ impl CatchUp {
     }
 }
 
-/// See [`CatchUp::early`]. `head` is 0 until it is durable.
+/// See [`CatchUp::early`]. `first` is 0 while there is nothing to get, `head` until it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Early {
     pub(crate) first: u64,
