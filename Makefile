@@ -24,11 +24,15 @@ LOAD ?=
 CASES ?= short
 # How often `make crash` kills the server.
 ROUNDS ?= 100
+# The one run of `make sim SEED=n`; without it, fresh ones until it is stopped.
+SEED ?=
+# What `make mutations` tries: names of patches, or all.
+MUTATIONS ?=
 # What `make bench` passes on to the table; --json, --restart-messages 10000000.
 BENCH ?=
 
 .PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench bench-code \
-	api-check autobahn crash
+	api-check autobahn crash sim mutations
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -54,6 +58,14 @@ test: setup fmt-check clippy core-deps unit smoke ## Every check, until the firs
 
 crash: build ## kill -9 under load, a hundred times; make crash ROUNDS=500
 	RINGPOST_CRASH_ROUNDS=$(ROUNDS) cargo test $(CARGO_FLAGS) --test crash -- --nocapture
+
+sim: setup ## The simulator, fresh seeds until it is stopped; make sim SEED=n repeats a run
+	RINGPOST_SIM_SEED=$(SEED) RINGPOST_SIM_SEEDS=0 \
+		cargo test $(CARGO_FLAGS) --test sim seeds -- --nocapture
+
+mutations: ## Break the core in each known way: the simulator must find it; takes half an hour
+	cargo test $(CARGO_FLAGS) --test sim --no-run
+	@scripts/mutations.sh $(MUTATIONS)
 
 fmt-check: # The sources are formatted
 	cargo fmt --all --check

@@ -23,6 +23,8 @@ mod reads;
 mod relations;
 #[path = "shard/restarts.rs"]
 mod restarts;
+#[path = "shard/retries.rs"]
+mod retries;
 #[path = "shard/revoke.rs"]
 mod revoke;
 #[path = "shard/schedule.rs"]

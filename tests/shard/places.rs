@@ -258,3 +258,65 @@ fn what_is_pending_is_counted_and_nothing_of_it_is_left_behind() {
     assert_eq!(got(&mut world, carol, "d").len(), 10);
     assert_eq!(pending(&world), 0);
 }
+
+/// The log may know already that somebody has come back when the news of his leaving arrives.
+#[test]
+fn old_news_of_leaving_and_coming_back_takes_nothing_away() {
+    let mut world = World::new(2);
+    let home = world.home("bob");
+    let group = (0..).map(|n| format!("g{n}")).find(|id| world.home(id) != home);
+    let group = group.expect("half of them are");
+    found(&mut world, &group, &["alice", "bob"]);
+    let alice = world.connect("alice", "a");
+    let bob = world.connect("bob", "b");
+    world.take(bob);
+    world.disconnect(bob);
+    for n in 1..=3 {
+        world.send_group(alice, &xid(n), &group, &n.to_string());
+    }
+    world.carries = false;
+    remove(&mut world, &group, "bob");
+    add(&mut world, &group, &["bob"]);
+    let bob = world.connect("bob", "b");
+    world.carries = true;
+    world.settle();
+    let mut all = Vec::new();
+    for _ in 0..10 {
+        world.advance_ms(110);
+        all.extend(got(&mut world, bob, "b"));
+    }
+    assert_eq!(all, ["1", "2", "3", "group_member_leave"]);
+    world.send_group(alice, &xid(4), &group, "4");
+    assert_eq!(got(&mut world, bob, "b"), ["4"]);
+}
+
+/// The receipt of a resend names an old message, which is no news for a device that connects.
+#[test]
+fn a_resend_while_a_device_connects_brings_back_nothing() {
+    // The conversation's home is alice's, which is not bob's.
+    let mut world = World::new(2);
+    let (here, there) = (world.home("bob"), world.home("alice"));
+    assert_ne!(here, there);
+    let (alice, bob) = (world.connect("alice", "a"), world.connect("bob", "b"));
+    let tablet = world.connect("bob", "tablet");
+    world.send(bob, &xid(1), "alice", "mine");
+    world.send(alice, &xid(2), "bob", "yours");
+    world.send(bob, &xid(3), "alice", "mine, too");
+    for (conn, did) in [(bob, "b"), (tablet, "tablet")] {
+        world.ack(conn, &xid(2), did);
+    }
+    world.advance_ms(10_000);
+    world.disconnect(tablet);
+    world.take(bob);
+    world.answers_loads = false;
+    let tablet = world.connect("bob", "tablet");
+    world.send(bob, &xid(1), "alice", "mine");
+    world.send(bob, &xid(3), "alice", "mine, too");
+    while world.answer_load(there) {}
+    world.settle();
+    let frames = world.take(bob);
+    assert!(frames.iter().any(|frame| frame["type"] == "C2C_SERVER_ACK"), "{frames:?}");
+    world.answers_loads = true;
+    world.advance_ms(1_000);
+    assert_eq!(world.take(tablet), Vec::<Value>::new(), "it has acknowledged everything");
+}

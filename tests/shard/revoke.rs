@@ -1,9 +1,10 @@
 //! Messages that are taken back: who may, until when, and that nobody is shown the content after
 //! it.
 
-use ringpost_core::command::GroupOperation;
-use ringpost_core::event::{JoinPolicy, Operation};
-use ringpost_core::ids::{ConnId, UserId};
+use ringpost_core::command::{Action, GroupOperation};
+use ringpost_core::error::Refusal;
+use ringpost_core::event::{Answer, JoinPolicy, Operation, Post};
+use ringpost_core::ids::{ConnId, Conversation, GroupId, UserId};
 use serde_json::{Value, json};
 
 use super::world::World;
@@ -163,4 +164,25 @@ fn in_a_group_the_owner_may_too_and_at_any_time() {
             );
         }
     }
+}
+
+/// The record that closes a group is its last one.
+#[test]
+fn not_even_the_operator_adds_to_a_dissolved_group() {
+    let mut world = World::new(2);
+    super::groups::found(&mut world, "team", &["alice", "bob"]);
+    let alice = world.connect("alice", "a");
+    world.send_group(alice, &xid(1), "team", "hi");
+    let take_back = |world: &mut World| {
+        let group = GroupId::parse("team").expect("a valid id");
+        let post = Post {
+            conversation: Conversation::Group(group),
+            sender: UserId::parse("alice").expect("a valid id"),
+            client_id: xid(1).as_str().into(),
+            action: Action::Revoke { by_operator: true },
+        };
+        world.ask(Operation::Post(Box::new(post))).expect("commits are made and loads answered")
+    };
+    assert_eq!(world.group("team", GroupOperation::Dissolve { by: None }), Answer::Done);
+    assert_eq!(take_back(&mut world), Answer::Refused(Refusal::NoSuchGroup));
 }

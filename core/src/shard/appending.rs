@@ -87,7 +87,12 @@ impl Shard {
         let found = page.get(0).filter(|record| record.kind != Kind::Event);
         let by_operator = matches!(command.action, Action::Revoke { by_operator: true });
         let policy = self.config.private_policy;
-        let checked = if by_operator { Ok(()) } else { conv.may_write(command, policy, common) };
+        let checked = match &conv.group {
+            // Not even the operator adds to a closed group: its last record is the one that says so.
+            Some(group) if by_operator => group.is_open(),
+            None if by_operator => Ok(()),
+            _ => conv.may_write(command, policy, common),
+        };
         let checked = checked.and_then(|()| {
             let record = found.ok_or(Refusal::NotRevocable)?;
             let manages =

@@ -169,11 +169,18 @@ impl Shard {
         key: ConvKey,
         effects: &mut Effects,
     ) {
+        let seated = self.seat_position(user, key).is_some();
         let Some(live) = self.live(user, device, epoch) else { return };
         let unplaced = &mut live.catch_up.unplaced;
         let Some(at) = unplaced.iter().position(|waiting| waiting.conversation == key) else {
             return;
         };
+        let open = unplaced[at].row.ranges.last().is_some_and(|&(_, last)| last == OPEN);
+        if open && !seated {
+            // What was read knows already that the user has come back; the news of it is on its way
+            // behind that of leaving, and brings the seat.
+            return;
+        }
         let membership = unplaced.swap_remove(at);
         self.place(user, device, &membership, effects);
         self.end_loading(user, device, epoch, effects);
@@ -401,10 +408,14 @@ impl Shard {
             effects.entries.push(Entry::Device { user, device, row });
         }
         for (key, early) in std::mem::take(&mut live.catch_up.early) {
+            let placed = owner.inbox.get_mut(&key).is_some_and(|at| at.cursor(device).is_some());
+            if !placed && early.first == 0 {
+                continue;
+            }
             let inbox = owner.inbox.entry(key).or_default();
             inbox.head = inbox.head.max(early.head);
             let head = inbox.head;
-            if inbox.cursor(device).is_none() {
+            if !placed {
                 inbox.cursors.push(Cursor::new(device, early.first - 1));
             }
             let cursor = inbox.cursor(device).expect("made above");

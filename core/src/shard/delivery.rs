@@ -72,7 +72,7 @@ impl Shard {
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let Some(live) = &mut device.live else { continue };
             if live.catch_up.loading {
-                live.catch_up.early.entry(key).or_insert(Early { first: seq, head: 0 });
+                live.catch_up.comes_early(key, seq);
                 unread = true;
                 continue;
             }
@@ -135,7 +135,7 @@ impl Shard {
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let Some(live) = &mut device.live else { continue };
             if live.catch_up.loading {
-                live.catch_up.early.entry(key).or_insert(Early { first: from, head: 0 });
+                live.catch_up.comes_early(key, from);
             } else {
                 owner.inbox.entry(key).or_default().at(index as u32, from - 1);
             }
@@ -158,7 +158,8 @@ impl Shard {
         let mut unread = false;
         for live in owner.devices.iter_mut().filter_map(|device| device.live.as_mut()) {
             if live.catch_up.loading {
-                live.catch_up.early.entry(key).or_insert(Early { first: seq, head: 0 });
+                // Nothing to get, and an old one when the message was sent again: only a head.
+                live.catch_up.early.entry(key).or_insert(Early { first: 0, head: 0 });
                 unread = true;
             }
         }

@@ -334,11 +334,16 @@ impl Shard {
         seq: u64,
         effects: &mut Effects,
     ) {
-        self.sit(user, group, effects);
+        let local = self.sit(user, group, effects);
         let owner = self.users.get_mut(user).expect("looked up by the caller");
+        let mut waiting = Vec::new();
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let Some(live) = &mut device.live else { continue };
             let catch_up = &mut live.catch_up;
+            if catch_up.unplaced.iter().any(|waiting| waiting.conversation == key) {
+                // It may have left its place among those that wait, with the user's former seat.
+                waiting.push((index as u32, live.epoch));
+            }
             if catch_up.loading && catch_up.memberships_read && !catch_up.placed.contains(&key) {
                 // All that was read is older.
                 catch_up.placed.push(key);
@@ -359,6 +364,11 @@ impl Shard {
                 }
                 Some(_) => {}
                 None => inbox.cursors.push(Cursor::new(index as u32, seq - 1)),
+            }
+        }
+        for (index, epoch) in waiting {
+            if !self.wait_for_head(local, user, index, epoch) {
+                self.place_waiting(user, index, epoch, key, effects);
             }
         }
     }

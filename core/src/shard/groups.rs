@@ -179,6 +179,11 @@ impl Group {
         self.row_of(user).is_some_and(|row| row.role >= MemberRole::Admin)
     }
 
+    /// Whether it is there and not dissolved.
+    pub(crate) fn is_open(&self) -> Result<(), Refusal> {
+        self.open().map(|_| ())
+    }
+
     /// The row of a group that is not dissolved.
     fn open(&self) -> Result<&GroupRow, Refusal> {
         let row = self.row.as_deref().filter(|row| row.closed_seq == 0);

@@ -12,21 +12,22 @@ use crate::shard::users::{InFlight, Inbox, UserRef};
 use crate::shard::{Shard, Waiting};
 
 impl Shard {
-    /// Every live device with something in flight has a retry timer.
+    /// Every live device with something in flight has a retry timer, for what is due first: a
+    /// notice may be in flight for a quarter of an hour, and does not keep others waiting.
     pub(crate) fn arm_retries(&mut self, user: UserRef) {
         let now_ms = self.now_ms();
         let Some(owner) = self.users.get_mut(user) else { return };
         for (index, device) in owner.devices.iter_mut().enumerate() {
             let Some(live) = &mut device.live else { continue };
-            if live.retry_armed {
-                continue;
-            }
             let rules = self.config.dialects.delivery(device.id.dialect);
-            let due = live.unacknowledged().filter_map(|sent| sent.due_ms(&rules)).min();
-            if let Some(due_ms) = due {
-                live.retry_armed = true;
+            let armed_ms = live.retry_due_ms;
+            let due = live.unarmed(armed_ms == 0).filter_map(|sent| sent.due_ms(&rules)).min();
+            if let Some(due_ms) = due.map(|due_ms| due_ms.max(now_ms + 1))
+                && (armed_ms == 0 || due_ms < armed_ms)
+            {
+                live.retry_due_ms = due_ms;
                 let timer = Timer::Retry { user, device: index as u32, epoch: live.epoch };
-                self.timers.arm(due_ms.max(now_ms + 1), timer);
+                self.timers.arm(due_ms, timer);
             }
         }
     }
@@ -41,7 +42,11 @@ impl Shard {
         let at = &mut owner.devices[device as usize];
         let rules = self.config.dialects.delivery(at.id.dialect);
         let live = at.live.as_mut().expect("looked up above");
-        live.retry_armed = false;
+        if live.retry_due_ms == 0 || now_ms < live.retry_due_ms {
+            // There was an earlier one, or is a later one.
+            return;
+        }
+        live.retry_due_ms = 0;
         if live.retry_loading {
             return;
         }
@@ -102,8 +107,8 @@ impl Shard {
         }
         if last.is_none() {
             // Not durable yet: the next look comes with the timer, not at once.
-            live.retry_armed = true;
-            self.timers.arm(now_ms + PULL_DELAY_MS, Timer::Retry { user, device, epoch });
+            live.retry_due_ms = now_ms + PULL_DELAY_MS;
+            self.timers.arm(live.retry_due_ms, Timer::Retry { user, device, epoch });
             return;
         }
         self.arm_retries(user);

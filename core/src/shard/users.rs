@@ -197,7 +197,11 @@ pub(crate) struct Live {
     unacked_bytes: u64,
     /// Counts messages sent; the number of the next one.
     sent: u64,
-    pub(crate) retry_armed: bool,
+    /// When the earliest retry timer is due, ms of the monotonic clock; 0: none runs. Another one
+    /// that fires is of an earlier time.
+    pub(crate) retry_due_ms: u64,
+    /// The number of the first message that no retry timer was armed for.
+    unarmed: u64,
     pub(crate) retry_loading: bool,
     /// The conversation that the log is being read for.
     pub(crate) reading: Option<ConvKey>,
@@ -233,6 +237,14 @@ pub(crate) struct CatchUp {
 }
 
 impl CatchUp {
+    /// A delivery is routed here while the marks are read.
+    pub(crate) fn comes_early(&mut self, key: ConvKey, seq: u64) {
+        let early = self.early.entry(key).or_insert(Early { first: seq, head: 0 });
+        if early.first == 0 {
+            early.first = seq;
+        }
+    }
+
     /// Whether the device's place in this group is known. From then on it counts like any other
     /// device there, but nothing is sent to it before the rest is known, too.
     pub(crate) fn has_place(&self, key: ConvKey) -> bool {
@@ -241,7 +253,7 @@ impl CatchUp {
     }
 }
 
-/// See [`CatchUp::early`]. `head` is 0 until it is durable.
+/// See [`CatchUp::early`]. `first` is 0 while there is nothing to get, `head` until it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Early {
     pub(crate) first: u64,
@@ -284,7 +296,8 @@ impl Live {
             unacked: 0,
             unacked_bytes: 0,
             sent: 0,
-            retry_armed: false,
+            retry_due_ms: 0,
+            unarmed: 0,
             retry_loading: false,
             reading: None,
             stalled: false,
@@ -397,7 +410,18 @@ impl Live {
         self.in_flight.iter().filter(|sent| !sent.acked)
     }
 
-    /// The same, to count a try.
+    /// Of what is not acknowledged, what was sent since the last call, or (`all`) everything.
+    pub(crate) fn unarmed(&mut self, all: bool) -> impl Iterator<Item = &InFlight> {
+        let from = if all { 0 } else { std::mem::replace(&mut self.unarmed, self.sent) };
+        self.unarmed = self.sent;
+        self.in_flight
+            .iter()
+            .rev()
+            .take_while(move |sent| sent.number >= from)
+            .filter(|sent| !sent.acked)
+    }
+
+    /// What is not acknowledged, to count a try.
     pub(crate) fn unacknowledged_mut(&mut self) -> impl Iterator<Item = &mut InFlight> {
         self.in_flight.iter_mut().filter(|sent| !sent.acked)
     }
