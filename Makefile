@@ -24,11 +24,14 @@ LOAD ?=
 CASES ?= short
 # How often `make crash` kills the server.
 ROUNDS ?= 100
+# What `make fuzz` runs, and for how long each.
+TARGET ?= upgrade frames peer imboy json stored shard
+SECONDS ?= 600
 # What `make bench` passes on to the table; --json, --restart-messages 10000000.
 BENCH ?=
 
 .PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench bench-code \
-	autobahn crash
+	autobahn crash fuzz
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -81,6 +84,9 @@ bench-code: ## What single parts cost, without sockets: framing, dialects, core,
 autobahn: setup ## The WebSocket conformance suite (needs Python 2.7); make autobahn CASES=all takes 15 minutes
 	cargo build $(CARGO_FLAGS) --examples
 	@scripts/autobahn.sh $(BIN)/examples/ws_echo $(CASES)
+
+fuzz: ## Fuzzes what bytes from outside reach (nightly, cargo-fuzz); make fuzz TARGET=frames SECONDS=60
+	@scripts/fuzz.sh '$(SECONDS)' $(TARGET)
 
 # The checks are steps, not alternatives: one after the other also under `make -j`.
 .NOTPARALLEL:
