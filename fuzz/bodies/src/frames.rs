@@ -8,8 +8,8 @@ use ringpost_core::ws::WsError;
 use ringpost_core::ws::deflate::{Deflater, Inflater};
 use ringpost_core::ws::extensions::Window;
 use ringpost_core::ws::frame::{
-    CONTROL_BYTES_MAX, Opcode, Role, encode_close, encode_head, encode_masked, encode_ping,
-    encode_pong,
+    CONTROL_BYTES_MAX, Opcode, Role, begin_frame, encode_close, encode_head, encode_masked,
+    encode_ping, encode_pong, end_frame,
 };
 use ringpost_core::ws::message::{BUFFER_BYTES_MIN, Event, Receiver};
 
@@ -198,8 +198,15 @@ fn written_again(all: &[Said]) {
         match said {
             Said::Message(binary, bytes) => {
                 let opcode = if *binary { Opcode::Binary } else { Opcode::Text };
+                let at = server.len();
                 encode_head(opcode, bytes.len(), &mut server);
                 server.extend_from_slice(bytes);
+                // The same where the length is not known at first.
+                let mut arena = vec![0xff; 3];
+                let start = begin_frame(&mut arena);
+                arena.extend_from_slice(bytes);
+                let range = end_frame(&mut arena, start, opcode);
+                assert_eq!(arena[range.start as usize..range.end as usize], server[at..]);
                 encode_masked(opcode, bytes, [1, 2, 3, bytes.len() as u8], &mut client);
             }
             Said::Ping(bytes) => {
