@@ -28,11 +28,14 @@ ROUNDS ?= 100
 SEED ?=
 # What `make mutations` tries: names of patches, or all.
 MUTATIONS ?=
+# What `make fuzz` runs, and for how long each.
+TARGET ?= upgrade frames peer imboy json stored shard
+SECONDS ?= 600
 # What `make bench` passes on to the table; --json, --restart-messages 10000000.
 BENCH ?=
 
 .PHONY: help setup build run demo load test fmt-check clippy core-deps unit smoke bench bench-code \
-	api-check autobahn crash sim mutations
+	api-check autobahn crash sim mutations fuzz
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -96,6 +99,9 @@ autobahn: setup ## The WebSocket conformance suite (needs Python 2.7); make auto
 
 api-check: build ## Generated requests against the OpenAPI document (installs schemathesis from PyPI)
 	@scripts/api-check.sh $(BIN)
+
+fuzz: ## Fuzzes what bytes from outside reach (nightly, cargo-fuzz); make fuzz TARGET=frames SECONDS=60
+	@scripts/fuzz.sh '$(SECONDS)' $(TARGET)
 
 # The checks are steps, not alternatives: one after the other also under `make -j`.
 .NOTPARALLEL:

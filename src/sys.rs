@@ -223,6 +223,7 @@ pub fn next_signal(timeout: Duration) -> Option<Signal> {
 
 /// Memory that the allocator holds from the kernel, written to or not: now, and at most so far.
 pub fn allocated_bytes() -> (u64, u64) {
+    // SAFETY: the declaration is that of mimalloc.h.
     unsafe extern "C" {
         /// mimalloc's, which is linked in as the process's allocator (`mimalloc.h`).
         fn mi_process_info(

@@ -16,10 +16,10 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::FORMAT;
 use crate::error::{Hole, LogError, hex};
 use crate::repair;
 use crate::wal::{self, Damage, Scan};
+use crate::{FORMAT, Torn};
 
 /// How many torn ends are kept for whoever wants to look at them.
 const TORN_KEPT: usize = 8;
@@ -34,34 +34,6 @@ pub(crate) struct Directory {
     pub seal: [u8; 8],
     /// Closing it gives the store free.
     _lock: File,
-}
-
-/// The end of the write-ahead log that a crash tore.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Torn {
-    /// The file of the write-ahead log.
-    pub file: PathBuf,
-    /// Where it was cut.
-    pub offset: u64,
-    /// How many bytes were cut off.
-    pub bytes: u64,
-    /// What was wrong with them.
-    pub what: &'static str,
-    /// Where they are now.
-    pub kept: PathBuf,
-}
-
-impl std::fmt::Display for Torn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Torn { file, offset, bytes, what, kept } = self;
-        write!(
-            f,
-            "the last write to {} was torn at byte {offset} ({what}), before it was acknowledged; \
-             its {bytes} bytes are kept in {}",
-            file.display(),
-            kept.display()
-        )
-    }
 }
 
 impl Directory {

@@ -15,6 +15,7 @@
 //! | `keys`, `value`, `record` | the bytes of keys, small values and messages |
 //! | `load` | what a `Load` means, over three ways to read |
 //! | `directory`, `wal`, `crc32c` | the lock, and the verified end of the write-ahead log |
+//! | `format` | keys, values and records once more, for who takes bytes apart without a store |
 //! | `opening` | what a store says about itself |
 //! | `repair` | giving up what a hole has damaged, when an operator says so |
 //! | `rocks` | RocksDB: its options, commits, reads; the only user of that crate |
@@ -24,32 +25,40 @@
 //! retry. An error of a commit or load is final; the process ends.
 
 #![forbid(unsafe_code)]
+// Much of the format is only used by the store on disk.
+#![cfg_attr(not(feature = "rocks"), allow(dead_code, unfulfilled_lint_expectations))]
 
 mod batch;
 mod chats;
 mod crc32c;
+#[cfg(feature = "rocks")]
 mod directory;
 mod error;
 mod fake;
+pub mod format;
 mod keys;
 mod load;
 mod opening;
 mod record;
+#[cfg(feature = "rocks")]
 mod repair;
+#[cfg(feature = "rocks")]
 mod rocks;
 mod value;
 mod wal;
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use ringpost_core::event::{Load, Loaded};
 
 pub use batch::Batch;
 pub use crc32c::crc32c;
-pub use directory::Torn;
 pub use error::{Hole, LogError};
 pub use fake::{Fake, FakeSeed};
+#[cfg(feature = "rocks")]
 pub use repair::{Finding, Loss, Mended, Repair};
+#[cfg(feature = "rocks")]
 pub use rocks::{Options, Rocks};
 
 /// Version of the format that this program writes. It reads the earlier ones, and makes a store of
@@ -194,6 +203,34 @@ impl std::fmt::Display for Recovery {
              log, verified in {verified_ms} ms, opened in {opened_ms} ms"
         )?;
         torn.as_ref().map_or(Ok(()), |torn| write!(f, "; {torn}"))
+    }
+}
+
+/// The end of the write-ahead log that a crash tore.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Torn {
+    /// The file of the write-ahead log.
+    pub file: PathBuf,
+    /// Where it was cut.
+    pub offset: u64,
+    /// How many bytes were cut off.
+    pub bytes: u64,
+    /// What was wrong with them.
+    pub what: &'static str,
+    /// Where they are now.
+    pub kept: PathBuf,
+}
+
+impl std::fmt::Display for Torn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Torn { file, offset, bytes, what, kept } = self;
+        write!(
+            f,
+            "the last write to {} was torn at byte {offset} ({what}), before it was acknowledged; \
+             its {bytes} bytes are kept in {}",
+            file.display(),
+            kept.display()
+        )
     }
 }
 

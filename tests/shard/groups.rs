@@ -68,6 +68,34 @@ pub fn got(world: &mut World, conn: ConnId, did: &str) -> Vec<String> {
     }
 }
 
+/// Whoever asks: the HTTP API names each once, but what is stored must be readable in any case.
+#[test]
+fn who_is_named_twice_is_a_member_once() {
+    let mut world = World::new(2);
+    found(&mut world, "team", &["alice", "bob"]);
+    for id in ["carol", "dave"] {
+        world.put_user(id, "{}");
+    }
+    add(&mut world, "team", &["dave", "carol", "dave", "bob", "carol"]);
+    let create = GroupOperation::Create {
+        owner: user("alice"),
+        members: users(&["bob", "alice", "bob"]),
+        join_policy: JoinPolicy::Open,
+        profile: "{}".to_owned(),
+    };
+    let Answer::Group { row, .. } = world.group("pair", create) else { panic!("made") };
+    assert_eq!(row.members, 2);
+    // What was stored is read again.
+    let mut world = world.crash(3);
+    match world.group("team", GroupOperation::Get) {
+        Answer::Group { row, created: false } => assert_eq!(row.members, 4),
+        other => panic!("{other:?}"),
+    }
+    let (alice, dave) = (world.connect("alice", "d"), world.connect("dave", "d"));
+    world.send_group(alice, &xid(1), "team", "hello");
+    assert_eq!(got(&mut world, dave, "d"), ["hello"]);
+}
+
 #[test]
 fn a_message_reaches_every_other_member_once_it_is_durable() {
     for shards in [1, 2, 3] {

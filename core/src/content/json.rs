@@ -9,7 +9,7 @@ use crate::content::{
     Body, Card, Content, Custom, File, Image, Location, Mentions, Place, Reply, Segment, Video,
     Voice,
 };
-use crate::dialect::json::{Scratch, member_span, write_integer, write_string};
+use crate::dialect::json::{Scratch, document, member_span, write_integer, write_string};
 
 /// What is wrong with a content, and where.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ impl Body {
     /// As for [`Content::from_json`].
     pub fn from_json(text: &str) -> Result<Body, ContentError> {
         let mut bytes = text.as_bytes().to_vec();
-        let value = simd_json::to_borrowed_value(&mut bytes);
+        let value = document(&mut bytes);
         let mut value = value.map_err(|_| ContentError::of("", "not JSON"))?;
         let object = value.as_object_mut();
         let object = object.ok_or_else(|| ContentError::of("", "must be an object"))?;

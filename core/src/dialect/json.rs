@@ -3,7 +3,8 @@
 //! Parsing and validation is simd-json's. It changes its input and keeps no spans, so it gets a
 //! copy; an opaque member is then found by a scan of the original, which may trust its input.
 
-use simd_json::{Buffers, Node, StaticNode, Tape};
+use simd_json::borrowed::{Array, Object};
+use simd_json::{BorrowedValue, Buffers, Node, StaticNode, Tape};
 
 /// Memory that decoding reuses: no allocation once it is warm, and none for an empty one, which
 /// stands in its place while it is used.
@@ -57,6 +58,41 @@ impl Scratch {
         };
         self.tape = Some(tape.reset());
         result
+    }
+}
+
+/// Reads a whole document; `bytes` are changed. Of a member that is given twice the last one counts,
+/// as it does to the apps, and to [`Scratch::members`]' callers: simd-json's own values keep both, and
+/// which of them they find depends on how many others there are.
+///
+/// # Errors
+/// It is not JSON.
+pub fn document(bytes: &mut [u8]) -> Result<BorrowedValue<'_>, simd_json::Error> {
+    let tape = simd_json::to_tape(bytes)?;
+    Ok(take_value(&mut tape.0.into_iter()))
+}
+
+/// The next value of a tape, which has one.
+fn take_value<'a>(nodes: &mut impl Iterator<Item = Node<'a>>) -> BorrowedValue<'a> {
+    match nodes.next() {
+        Some(Node::String(text)) => BorrowedValue::String(text.into()),
+        Some(Node::Static(value)) => BorrowedValue::Static(value),
+        Some(Node::Array { len, .. }) => {
+            let items: Array<'_> = (0..len).map(|_| take_value(nodes)).collect();
+            BorrowedValue::Array(Box::new(items))
+        }
+        Some(Node::Object { len, .. }) => {
+            let mut members = Object::with_capacity_and_hasher(len, Default::default());
+            for _ in 0..len {
+                let Some(Node::String(key)) = nodes.next() else {
+                    unreachable!("a key stands in front of each value of an object");
+                };
+                let value = take_value(nodes);
+                members.insert(key.into(), value);
+            }
+            BorrowedValue::Object(Box::new(members))
+        }
+        None => unreachable!("a tape has all the values that it says"),
     }
 }
 
@@ -232,6 +268,8 @@ pub fn write_integer(number: i64, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use simd_json::prelude::{ValueArrayAccess, ValueAsObject, ValueAsScalar, ValueObjectAccess};
+
     use super::*;
 
     fn spans(text: &str) -> Vec<(String, String)> {
@@ -302,6 +340,25 @@ mod tests {
             for (key, span) in spans(&text) {
                 let seen: serde_json::Value = serde_json::from_str(&span).expect("a whole value");
                 assert_eq!(seen, object[&key], "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_member_given_twice_the_last_one_counts() {
+        // A map of many members is another kind of map.
+        for others in [0, 5, 31, 32, 33, 100] {
+            for (first, last) in [(0, others), (others / 2, others / 2), (0, 0)] {
+                let mut members: Vec<_> = (0..others).map(|n| format!("\"m{n}\":0")).collect();
+                members.insert(last, "\"twice\":{\"a\":[],\"a\":\"last\"}".to_owned());
+                members.insert(first, "\"twice\":1".to_owned());
+                let text = format!("[{{{}}}]", members.join(","));
+                let mut bytes = text.as_bytes().to_vec();
+                let document = document(&mut bytes).expect("JSON");
+                let object = document.get_idx(0).expect("an object");
+                assert_eq!(object.as_object().map(|object| object.len()), Some(others + 1));
+                let twice = object.get("twice").and_then(|twice| twice.get("a"));
+                assert_eq!(twice.and_then(|last| last.as_str()), Some("last"), "{text}");
             }
         }
     }

@@ -267,7 +267,7 @@ impl Shard {
         }
         let owner = row.owner.clone();
         let mut users = vec![owner.clone()];
-        users.extend(members.into_iter().filter(|user| *user != owner));
+        users.extend(each_once(members).into_iter().filter(|user| *user != owner));
         group.row = Some(Box::new(row));
         let joined = self.join(index, users, &owner, effects);
         let group = self.group(index);
@@ -318,6 +318,7 @@ impl Shard {
         by: Option<UserId>,
         effects: &mut Effects,
     ) -> Result<Answer, Refusal> {
+        let users = each_once(users);
         let group = self.group(index);
         let by = by.unwrap_or(group.open()?.owner.clone());
         let new: Vec<UserId> =
@@ -702,6 +703,14 @@ fn encoded(happened: &Happened) -> Vec<u8> {
     let mut content = Vec::new();
     happened.encode(&mut content);
     content
+}
+
+/// Users in the order of their ids. A membership that begins twice at the same record would be a row
+/// that the log does not read again.
+fn each_once(mut users: Vec<UserId>) -> Vec<UserId> {
+    users.sort_unstable();
+    users.dedup();
+    users
 }
 
 fn texts(users: &[UserId]) -> Vec<String> {

@@ -9,7 +9,7 @@ use simd_json::prelude::{ValueAsObject, ValueAsScalar};
 
 use crate::content::{Body, Content, Custom, File, Image, Location, Place, Reply, Video, Voice};
 use crate::dialect::imboy::Settings;
-use crate::dialect::json::{write_integer, write_string};
+use crate::dialect::json::{document, write_integer, write_string};
 
 /// What imboy writes for a number that is not known: its app divides by some of them.
 const UNKNOWN: u64 = 1;
@@ -17,7 +17,7 @@ const UNKNOWN: u64 = 1;
 /// Reads a payload, a JSON value.
 pub fn parse(settings: &Settings, payload: &str) -> Body {
     let mut bytes = payload.as_bytes().to_vec();
-    let Ok(value) = simd_json::to_borrowed_value(&mut bytes) else {
+    let Ok(value) = document(&mut bytes) else {
         // Not from a frame: those have parsed.
         return Content::Text(payload.to_owned()).into();
     };
