@@ -17,5 +17,7 @@ mod frames;
 mod handshakes;
 #[path = "attack/many.rs"]
 mod many;
+#[path = "attack/slow.rs"]
+mod slow;
 #[path = "attack/witness.rs"]
 mod witness;
