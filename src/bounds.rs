@@ -37,6 +37,10 @@ pub const CHUNK_BYTES: usize = 64 << 10;
 /// it cannot ask for answers without taking them, and it gets no signals. The core's window bounds
 /// deliveries below this.
 pub const OUT_BYTES_MAX: usize = 512 << 10;
+/// A connection for which more than this waits gets no message a second time: it has not taken the
+/// first. So what waits for one that does not read is its window, however often messages are sent
+/// again.
+pub const REPEATS_BYTES_MAX: usize = CHUNK_BYTES;
 /// A connection whose bytes have waited so long without one being taken is closed with 1008.
 pub const STALL_MS_MAX: u64 = 60_000;
 /// What the shard keeps of out buffers that are not in use.

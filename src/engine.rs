@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ringpost_core::event::{Effects, Input, LoadId, Loaded, Outputs};
+use ringpost_core::event::{Effects, Input, LoadId, Loaded, Outputs, Write};
 use ringpost_core::ids::ConnId;
 use ringpost_core::limits::TURN_BYTES_MAX;
 use ringpost_core::shard::Gauges;
@@ -241,14 +241,13 @@ fn log(log: &Option<ShardLog>) -> &ShardLog {
 fn append(to: &mut Outputs, from: &mut Outputs) {
     let offset = u32::try_from(to.arena.len()).expect("held effects are far below 4 GiB");
     to.arena.append(&mut from.arena);
-    to.writes.extend(from.writes.drain(..).map(|mut write| {
+    let moved = |mut write: Write| {
         write.range = write.range.start + offset..write.range.end + offset;
         write
-    }));
-    to.signals.extend(from.signals.drain(..).map(|mut write| {
-        write.range = write.range.start + offset..write.range.end + offset;
-        write
-    }));
+    };
+    to.writes.extend(from.writes.drain(..).map(moved));
+    to.signals.extend(from.signals.drain(..).map(moved));
+    to.repeats.extend(from.repeats.drain(..).map(moved));
     to.closes.append(&mut from.closes);
     to.routes.append(&mut from.routes);
     to.answers.append(&mut from.answers);

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use monoio::buf::IoBuf;
 use ringpost_core::ids::ConnId;
 
-use crate::bounds::OUT_BYTES_MAX;
 use crate::shard_thread::{Conn, ConnState, Local};
 use crate::sys::Socket;
 
@@ -25,9 +24,9 @@ impl Local {
         }
     }
 
-    /// The same for a signal, which a connection that is behind does not get.
-    pub fn write_signal(&self, id: ConnId, frame: &[u8]) {
-        let behind = |conn: &Conn| conn.out.waiting() >= OUT_BYTES_MAX;
+    /// The same for what a connection that is behind, with so many bytes waiting, does not get.
+    pub fn write_unless_behind(&self, id: ConnId, frame: &[u8], most: usize) {
+        let behind = |conn: &Conn| conn.out.waiting() >= most;
         if !self.conns.borrow().get(id).is_none_or(behind) {
             self.write(id, frame);
         }

@@ -18,7 +18,7 @@ use ringpost_core::limits::{LINK_BYTES_MAX, LINK_DELIVERIES_MAX};
 use ringpost_core::shard::links::delivery_bytes;
 
 use crate::accept;
-use crate::bounds::PARCELS_BUDGET;
+use crate::bounds::{OUT_BYTES_MAX, PARCELS_BUDGET, REPEATS_BYTES_MAX};
 use crate::fatal::{self, Cause};
 use crate::mesh::{EndStep, Parcel};
 use crate::shard_thread::Local;
@@ -239,7 +239,11 @@ impl Local {
         }
         for signal in &outputs.signals {
             let range = signal.range.start as usize..signal.range.end as usize;
-            self.write_signal(signal.conn, &outputs.arena[range]);
+            self.write_unless_behind(signal.conn, &outputs.arena[range], OUT_BYTES_MAX);
+        }
+        for repeat in &outputs.repeats {
+            let range = repeat.range.start as usize..repeat.range.end as usize;
+            self.write_unless_behind(repeat.conn, &outputs.arena[range], REPEATS_BYTES_MAX);
         }
         for Close { conn, how } in outputs.closes.drain(..) {
             match how {

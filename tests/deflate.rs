@@ -4,22 +4,17 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 
 use common::Server;
-use common::client::{Client, c2c, raw, xid};
+use common::client::{Client, c2c, xid};
+use common::wire::{self, CLOSE, FIN, Frame, PING, PONG, RSV1, TEXT};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::{Value, json};
 
 /// What browsers offer.
 const BROWSER: &str = "permessage-deflate; client_max_window_bits";
-const FIN: u8 = 0x80;
-const RSV1: u8 = 0x40;
-const TEXT: u8 = 1;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
 
 /// A client that negotiates compression.
 struct Zipped {
@@ -30,31 +25,12 @@ struct Zipped {
     extensions: String,
 }
 
-/// A frame as it came.
-#[derive(Debug)]
-struct Frame {
-    first: u8,
-    payload: Vec<u8>,
-}
-
 impl Zipped {
     fn connect(server: &Server, user: &str, did: &str, offer: &str, window: u8) -> Zipped {
-        let mut stream = raw(server);
-        stream.set_nodelay(true).expect("a TCP socket");
-        let request = format!(
-            "GET /imboy/ws?did={did}&token={} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n",
-            server.token(user)
-        );
-        stream.write_all(request.as_bytes()).expect("connected");
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("an answer");
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8(head).expect("a head is text");
+        let mut stream = wire::connect(server.addr());
+        let target = format!("/imboy/ws?did={did}&token={}", server.token(user));
+        let offer = format!("Sec-WebSocket-Extensions: {offer}\r\n");
+        let head = wire::upgrade(&mut stream, &target, &offer);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let mut lines = head.lines();
         let extensions = lines.find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
@@ -64,22 +40,7 @@ impl Zipped {
 
     /// Sends a frame with this first byte.
     fn send(&mut self, first: u8, payload: &[u8]) {
-        let mask = [7, 8, 9, 10];
-        let mut frame = vec![first];
-        match payload.len() {
-            len @ 0..126 => frame.push(0x80 | len as u8),
-            len @ 126..65_536 => {
-                frame.push(0x80 | 126);
-                frame.extend((len as u16).to_be_bytes());
-            }
-            len => {
-                frame.push(0x80 | 127);
-                frame.extend((len as u64).to_be_bytes());
-            }
-        }
-        frame.extend(mask);
-        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        self.stream.write_all(&frame).expect("the server reads");
+        self.stream.write_all(&wire::frame(first, payload)).expect("the server reads");
     }
 
     fn send_text(&mut self, text: &str) {
@@ -87,27 +48,7 @@ impl Zipped {
     }
 
     fn next(&mut self) -> Frame {
-        let mut head = [0; 2];
-        self.stream.read_exact(&mut head).expect("a frame");
-        let len = match head[1] {
-            126 => {
-                let mut len = [0; 2];
-                self.stream.read_exact(&mut len).expect("a length");
-                u16::from_be_bytes(len).into()
-            }
-            127 => {
-                let mut len = [0; 8];
-                self.stream.read_exact(&mut len).expect("a length");
-                u64::from_be_bytes(len) as usize
-            }
-            len => {
-                assert!(len < 126, "a server does not mask");
-                len.into()
-            }
-        };
-        let mut payload = vec![0; len];
-        self.stream.read_exact(&mut payload).expect("a payload");
-        Frame { first: head[0], payload }
+        wire::read_frame(&mut self.stream).expect("a frame")
     }
 
     /// The next frame, which is a text: whether it came compressed, and what it says.

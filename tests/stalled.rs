@@ -18,9 +18,9 @@ const MESSAGES: usize = 1_500;
 const PAYLOAD: usize = 4_096;
 /// Messages of this size in a window of 256 KiB.
 const WINDOW: u64 = 64;
-/// What may wait to be written: his window once, and again for each retry of it, of which there are
-/// four in 15 s.
-const QUEUED_MAX: u64 = 5 * (256 << 10);
+/// What may wait to be written: his window once, however often it would be sent again, and a message
+/// over it.
+const QUEUED_MAX: u64 = (256 << 10) + 2 * PAYLOAD as u64;
 
 fn metric(server: &Server, name: &str) -> u64 {
     let text = server.http().get("/metrics").body;

@@ -147,6 +147,9 @@ pub struct Outputs {
     /// The same, behind `writes`, for signals: the driver drops those for a connection that is
     /// behind.
     pub signals: Vec<Write>,
+    /// The same, for what was written before and is not acknowledged: the driver drops it for a
+    /// connection that has not taken what it was given, for it has the first of them still to come.
+    pub repeats: Vec<Write>,
     /// Connections to close, after their writes.
     pub closes: Vec<Close>,
     /// For other shards, in order for each. Never to the own one.
@@ -160,6 +163,7 @@ impl Outputs {
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
             && self.signals.is_empty()
+            && self.repeats.is_empty()
             && self.closes.is_empty()
             && self.routes.is_empty()
             && self.answers.is_empty()
@@ -170,6 +174,7 @@ impl Outputs {
         self.arena.clear();
         self.writes.clear();
         self.signals.clear();
+        self.repeats.clear();
         self.closes.clear();
         self.routes.clear();
         self.answers.clear();

@@ -10,6 +10,7 @@
 pub mod client;
 pub mod http;
 pub mod keys;
+pub mod wire;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -42,11 +43,23 @@ pub struct Server {
     heard: bool,
     /// Whether its configuration file says where to listen.
     listens_by_file: bool,
+    /// What it runs under.
+    under: Under,
+}
+
+/// What a server of a test runs under, beside its flags.
+#[derive(Clone, Default)]
+pub struct Under {
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
+    /// Its limit of open files, soft and hard.
+    pub files: Option<u64>,
 }
 
 struct Running {
     child: Child,
-    listen: SocketAddr,
+    /// In the order of the configuration.
+    listen: Vec<SocketAddr>,
     api: SocketAddr,
 }
 
@@ -90,8 +103,24 @@ impl Server {
         server
     }
 
+    /// Starts a server with these flags, under other circumstances than the test's own; they stay
+    /// when it is started again.
+    pub fn start_under(under: Under, args: &[&str]) -> Server {
+        let mut server = Server::stopped(TempDir::new().expect("a temporary directory"));
+        server.under = under;
+        server.restart(args);
+        server
+    }
+
     fn stopped(directory: TempDir) -> Server {
-        Server { directory, running: None, starts: 0, heard: true, listens_by_file: false }
+        Server {
+            directory,
+            running: None,
+            starts: 0,
+            heard: true,
+            listens_by_file: false,
+            under: Under::default(),
+        }
     }
 
     /// Starts a stopped server again over the same data, on new ports, with other flags.
@@ -120,14 +149,15 @@ impl Server {
         };
         let ready: Value = serde_json::from_str(&text).expect("the ready file is JSON");
         assert_eq!(ready["pid"], json!(child.id()), "the ready file names its process");
-        let address = |key: &str| -> SocketAddr {
-            // `listen` may be one address or a list of them.
-            let value = if ready[key].is_array() { &ready[key][0] } else { &ready[key] };
-            value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-                panic!("no address under {key:?} in the ready file: {text}");
-            })
+        // `listen` may be one address or a list of them.
+        let addresses = |key: &str| -> Vec<SocketAddr> {
+            let list = ready[key].as_array().cloned().unwrap_or_else(|| vec![ready[key].clone()]);
+            let parse = |value: &Value| value.as_str()?.parse().ok();
+            let parsed: Option<Vec<SocketAddr>> = list.iter().map(parse).collect();
+            parsed.unwrap_or_else(|| panic!("no address under {key:?} in the ready file: {text}"))
         };
-        self.running = Some(Running { listen: address("listen"), api: address("api"), child });
+        let (listen, api) = (addresses("listen"), addresses("api")[0]);
+        self.running = Some(Running { child, listen, api });
     }
 
     fn command(&self, args: &[&str], ready: &Path) -> Command {
@@ -158,6 +188,10 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        command.envs(self.under.environment.iter().cloned());
+        if let Some(files) = self.under.files {
+            limit_files(&mut command, files);
+        }
         // A signal to the test runner's group must not end the server before the test does.
         command.process_group(0);
         command
@@ -167,9 +201,14 @@ impl Server {
         self.running.as_ref().expect("the server runs")
     }
 
-    /// The address for WebSocket clients.
+    /// The address for WebSocket clients; the first of several.
     pub fn addr(&self) -> SocketAddr {
-        self.running().listen
+        self.listen(0)
+    }
+
+    /// The address of this listener, in the order of the configuration.
+    pub fn listen(&self, index: usize) -> SocketAddr {
+        self.running().listen[index]
     }
 
     /// The HTTP API's address.
@@ -242,6 +281,40 @@ impl Server {
         http::Http::new(self.api_addr()).with_key(self.api_key())
     }
 
+    /// Its resident memory, in bytes: now.
+    pub fn resident(&self) -> u64 {
+        self.status_kib("VmRSS:") << 10
+    }
+
+    /// The most that it was since [`Server::forget_peak`].
+    pub fn resident_peak(&self) -> u64 {
+        self.status_kib("VmHWM:") << 10
+    }
+
+    /// Counts the peak from here on.
+    pub fn forget_peak(&self) {
+        // proc(5), *clear_refs*: 5 resets the peak resident set size.
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("our own child");
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("proc(5)");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// The sum of all lines of a metric.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.http().get("/metrics").body;
+        let of = |line: &str| -> Option<u64> {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next()?.parse().ok())?
+        };
+        let values: Vec<u64> = text.lines().filter_map(of).collect();
+        assert!(!values.is_empty(), "no metric {name:?} in {text}");
+        values.iter().sum()
+    }
+
     /// Sends SIGTERM and waits for the end.
     ///
     /// # Panics
@@ -294,6 +367,21 @@ impl Drop for Server {
             eprintln!("--- the server's output ---\n{}---", self.log());
         }
     }
+}
+
+/// Has the command begin with this limit of open files.
+fn limit_files(command: &mut Command, files: u64) {
+    let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
+    let set = move || {
+        // SAFETY: `limit` is initialised and only read; setrlimit is a system call and nothing
+        // else, so it may be called between fork and exec.
+        match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure allocates nothing, takes no lock and touches no memory but its own.
+    unsafe { command.pre_exec(set) };
 }
 
 fn end(child: &mut Child) {

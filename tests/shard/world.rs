@@ -491,7 +491,7 @@ impl World {
     fn perform(&mut self, shard: usize, outputs: &mut Outputs) {
         let written = outputs.writes.iter().map(|write| write.range.len()).sum();
         self.most_written = self.most_written.max(written);
-        for write in outputs.writes.iter().chain(&outputs.signals) {
+        for write in outputs.writes.iter().chain(&outputs.signals).chain(&outputs.repeats) {
             let range = write.range.start as usize..write.range.end as usize;
             let bytes = &outputs.arena[range];
             let client = self.clients.get_mut(&write.conn).expect("known to the test");

@@ -34,16 +34,17 @@ pub struct CompressedBytes {
     pub after: u64,
 }
 
-/// How many writes there were before an input.
+/// How many writes, and how many repeats, there were before an input.
 #[derive(Clone, Copy)]
 pub(crate) struct Before {
-    now: usize,
-    held: usize,
+    now: (usize, usize),
+    held: (usize, usize),
 }
 
 impl Before {
     pub(crate) fn of(effects: &Effects) -> Before {
-        Before { now: effects.now.writes.len(), held: effects.held.writes.len() }
+        let of = |outputs: &Outputs| (outputs.writes.len(), outputs.repeats.len());
+        Before { now: of(&effects.now), held: of(&effects.held) }
     }
 }
 
@@ -65,10 +66,11 @@ impl Compression {
         }
     }
 
-    fn outputs(&mut self, sessions: &Sessions, from: usize, outputs: &mut Outputs) {
-        let Outputs { arena, writes, .. } = outputs;
+    fn outputs(&mut self, sessions: &Sessions, from: (usize, usize), outputs: &mut Outputs) {
+        let Outputs { arena, writes, repeats, .. } = outputs;
         self.done.clear();
-        for write in writes.iter_mut().skip(from) {
+        let writes = writes.iter_mut().skip(from.0);
+        for write in writes.chain(repeats.iter_mut().skip(from.1)) {
             let session = sessions.get(write.conn);
             let Some(window) = session.and_then(|session| session.deflate) else { continue };
             let plain = write.range.clone();

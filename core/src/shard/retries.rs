@@ -102,7 +102,7 @@ impl Shard {
             let dialects = &self.config.dialects;
             let encoded = encode(dialects, record, &owner.id, place, at.id.dialect, held, outputs);
             for &conn in &conns {
-                outputs.writes.push(Write { conn, range: encoded.range.clone() });
+                outputs.repeats.push(Write { conn, range: encoded.range.clone() });
             }
         }
         if last.is_none() {
