@@ -367,10 +367,12 @@ impl World {
     fn observe(&mut self, shard: usize) {
         let thread = &mut self.threads[shard];
         let sets = [
-            (&thread.open.now, &mut thread.now_stays),
-            (&thread.open.held, &mut thread.held_stays),
+            (&mut thread.open.now, &mut thread.now_stays),
+            (&mut thread.open.held, &mut thread.held_stays),
         ];
         for (outputs, stays) in sets {
+            // A driver drops them for who is behind; nobody is here for long.
+            outputs.writes.append(&mut outputs.repeats);
             for write in &outputs.writes[stays.len()..] {
                 let bytes = &outputs.arena[write.range.start as usize..write.range.end as usize];
                 let stay = self.net.emitted(&mut self.model, self.now, write.conn, bytes);
